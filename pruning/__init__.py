@@ -1,0 +1,1 @@
+"""Prune, quantize, prove and promote the weights of online models."""

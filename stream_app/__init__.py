@@ -1,0 +1,1 @@
+"""A streaming recommender: Kafka events in, pruned and proven recommendations out."""
