@@ -37,7 +37,7 @@ def test_lookup_serves_the_quantized_weights(quantizer: Int8 | Float32) -> None:
     s = make(20_000)
     release = Artefact.build(s, quantizer=quantizer)
     expected = quantizer.quantize(s.weights, s.field).dequantize(s.field)
-    wrong = int((release.lookup(s.keys) != expected).sum())
+    wrong = int(((release.lookup(s.keys) != expected) & (expected != 0)).sum())
     assert wrong <= release.shared < 2e-3 * len(s)
     assert release.shared == 0 or not isinstance(quantizer, Float32)
 
