@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 from pruning.artefact import KernelArgs, lookup_one
 from stream_app.candidates import Scratch, gather_learned, gather_served, select, start_user
 from stream_app.features import (
+    CLIP,
     LENGTH_BUCKETS,
+    MOVES,
     N_NUMBERS,
+    NUMBERS,
     cross_tokens,
     describe,
     gap_bucket,
@@ -46,7 +49,7 @@ class Weights(NamedTuple):
     numbers: NDArray[np.float32]  # (N_NUMBERS, N_WEIGHTS)
     mean: NDArray[np.float32]  # (N_NUMBERS,)
     inv_std: NDArray[np.float32]  # (N_NUMBERS,)
-    item: NDArray[np.float32]  # (n,) sum of the weights of the item's own tokens
+    item: NDArray[np.float32]  # (n,) sum of the weights of each item's tokens
     fresh_keys: NDArray[np.uint64]  # (2^b,) open addressing, 0 marks a free slot
     fresh: NDArray[np.float32]  # (2^b,)
     base: KernelArgs
@@ -60,7 +63,8 @@ class View(NamedTuple):
     neighbours: Neighbours
     stats: ItemStats
     weights: Weights
-    item_tokens: NDArray[np.uint64]  # (n, ITEM_TOKENS)
+    item_tokens: NDArray[np.int32]  # (n, ITEM_TOKENS) numbers into the vocabulary
+    vocabulary: NDArray[np.uint64]  # (v,)
     servable: NDArray[np.uint8]  # (n,)
     pool: NDArray[np.int32]  # (p,) what every user is offered
     step: int  # the learner's event step
@@ -130,14 +134,14 @@ def lookup_all(weights, keys, out):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def sum_item_tokens(weights, item_tokens, out):  # type: ignore[no-untyped-def]
-    """The part of each item's score that no user changes, into `out` (n,)."""
+def sum_item_tokens(token_weights, item_tokens, out):  # type: ignore[no-untyped-def]
+    """The part of each item's score that is the same for every user, into `out` (n,)."""
     for i in range(len(out)):
         total = np.float32(0.0)
         for t in range(ITEM_TOKENS):
-            if item_tokens[i, t] == 0:
+            if item_tokens[i, t] < 0:
                 break
-            total += lookup(weights, item_tokens[i, t])
+            total += token_weights[item_tokens[i, t]]
         out[i] = total
 
 
@@ -146,14 +150,25 @@ def candidates_of(view, history, excluded, most, scratch):  # type: ignore[no-un
     """The candidates of one user, int32 (c,), with their totals in `scratch`."""
     start_user(scratch, excluded)
     if view.learned:
-        n_found = gather_learned(view.graph, view.stats.count, history, scratch)
+        n_found = gather_learned(view.graph, view.stats, history, scratch)
     else:
         n_found = gather_served(view.neighbours, history, scratch)
     return select(scratch, n_found, view.servable, view.pool, most)
 
 
+@nb.njit(cache=True, nogil=True, inline="always")
+def _crosses(weights, user, key, first):  # type: ignore[no-untyped-def]
+    """Sum of the weights of an item's token together with each of the user's tokens from `first` on."""
+    total = np.float32(0.0)
+    for g in range(first, USER_TOKENS):
+        if user[g] == 0:
+            break
+        total += lookup(weights, cross_tokens(user[g], key))
+    return total
+
+
 @nb.njit(cache=True, nogil=True)
-def score(view, candidates, raw, user, bucket, gap, out):  # type: ignore[no-untyped-def]
+def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: ignore[no-untyped-def]
     """The ranker's score of each candidate into `out` (c,).
 
     Parameters
@@ -163,24 +178,53 @@ def score(view, candidates, raw, user, bucket, gap, out):  # type: ignore[no-unt
     user
         The user's tokens, uint64 (USER_TOKENS,).
     """
-    w = view.weights
+    w, epoch = view.weights, scratch.epoch[0]
+    mean, inv_std, of_item, item_tokens, vocabulary = w.mean, w.inv_std, w.item, view.item_tokens, view.vocabulary
+    cross_mark, cross = scratch.cross_mark, scratch.cross
     number = np.empty(N_NUMBERS, np.float32)
     for f in range(N_NUMBERS):
         number[f] = w.numbers[f, 0] + w.numbers[f, 1 + bucket] + w.numbers[f, 1 + LENGTH_BUCKETS + gap]
     for c in range(len(candidates)):
         i = candidates[c]
-        total = w.item[i]
+        total = of_item[i]
         for f in range(N_NUMBERS):
-            total += number[f] * standardised(raw[c, f], w.mean[f], w.inv_std[f])
-        for t in range(ITEM_TOKENS):
-            key = view.item_tokens[i, t]
-            if key == 0:
+            total += number[f] * standardised(raw[c, f], mean[f], inv_std[f])
+        total += _crosses(w, user, vocabulary[item_tokens[i, 0]], 1)
+        for t in range(1, ITEM_TOKENS):
+            v = item_tokens[i, t]
+            if v < 0:
                 break
-            for g in range(0 if t > 0 else 1, USER_TOKENS):
-                if user[g] == 0:
-                    break
-                total += lookup(w, cross_tokens(user[g], key))
+            if cross_mark[v] != epoch:  # candidates share categories: once per user is enough
+                cross_mark[v] = epoch
+                cross[v] = _crosses(w, user, vocabulary[v], 0)
+            total += cross[v]
         out[c] = total
+
+
+def score_parts(
+    view: View, item: int, raw: NDArray[np.float32], user: NDArray[np.uint64], bucket: int, gap: int
+) -> dict[str, float]:
+    """The readable twin of `score` for one candidate: its score in three parts that add up to it.
+
+    Returns
+    -------
+    dict
+        ``history`` (what the user's items point at), ``moves`` (trends, popularity, age) and ``taste``
+        (the item itself, its categories, and both together with what is known of the user).
+    """
+    w = view.weights
+    number = w.numbers[:, 0] + w.numbers[:, 1 + bucket] + w.numbers[:, 1 + LENGTH_BUCKETS + gap]
+    parts = number * np.clip((raw - w.mean) * w.inv_std, -CLIP, CLIP)
+    tokens = [view.vocabulary[v] for v in view.item_tokens[item] if v >= 0]
+    crosses = [cross_tokens(g, t) for t in tokens for g in user if g and (t != tokens[0] or g != user[0])]
+    of_tokens = np.zeros(len(tokens) + len(crosses), np.float32)
+    lookup_all(w, np.array([*tokens, *crosses], np.uint64), of_tokens)
+    moves = np.isin(NUMBERS, MOVES)
+    return {
+        "history": float(parts[~moves].sum()),
+        "moves": float(parts[moves].sum()),
+        "taste": float(of_tokens.sum()),
+    }
 
 
 @nb.njit(cache=True, nogil=True)
@@ -222,7 +266,7 @@ def refresh(view, users, rows, gaps, scratch, items_out, scores_out, count_out):
         history = users.items[u, : users.length[u]]
         candidates = candidates_of(view, history, history, MOST_CANDIDATES, scratch)
         describe(candidates, history, view.item_tokens, view.stats, view.step, scratch, raw)
-        score(view, candidates, raw, users.tokens[u], length_bucket(len(history)), gaps[m], scores)
+        score(view, candidates, raw, users.tokens[u], length_bucket(len(history)), gaps[m], scratch, scores)
         count_out[m] = top_k(candidates, scores, items_out[m], scores_out[m])
 
 
