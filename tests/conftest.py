@@ -1,7 +1,7 @@
 """Fixtures of all tests: real servers, started when a test first asks for one, stopped with the session.
 
-A test that uses a server is marked ``integration``. Where a server cannot be had the test is skipped and says why,
-unless ``REQUIRE_KAFKA=1``: then it fails, so that CI cannot pass without having run it.
+A test that uses a server is marked ``integration``. Where a server cannot be had the test is skipped and says
+why, unless ``REQUIRE_KAFKA=1``: then it fails, so that CI cannot pass without having run it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stream_app.embedded import LOOPBACK, EmbeddedServerError, ServerProcess, _free_port
+from stream_app.embedded import LOOPBACK, EmbeddedServerError, ServerProcess, free_port
 
 POM = Path(__file__).parent / "integration" / "kafka" / "pom.xml"
 COPY_JARS = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
@@ -28,7 +28,7 @@ class KafkaUnavailableError(EmbeddedServerError):
 
 
 class KafkaServer(ServerProcess):
-    """A single Apache Kafka 4 node on a free loopback port, tuned to start fast; topics are created on first use.
+    """A single Apache Kafka 4 node on a free loopback port, tuned to start fast.
 
     Parameters
     ----------
@@ -69,11 +69,11 @@ class KafkaServer(ServerProcess):
         return f"{LOOPBACK}:{self.port}"
 
     def command(self) -> Sequence[str]:
-        """Write ``server.properties``, format the storage of a new folder, and return the broker's command."""
+        """Write ``server.properties``, format the storage of a new folder, return the broker's command."""
         java = [_java(), f"-Xmx{self.heap}", "-Xshare:auto", "-XX:+UseSerialGC", "-cp", f"{kafka_jars()}/*"]
         properties = self.directory / "server.properties"
         if not properties.exists():
-            self._controller_port = _free_port()
+            self._controller_port = free_port()
             properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
             _run([*java, "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format",
                   "--cluster-id", "stream-recommender-t", "--config", str(properties)])  # fmt: skip
@@ -97,7 +97,7 @@ class KafkaServer(ServerProcess):
             "log.dirs": str(self.directory / "data"),
             "num.partitions": str(self.partitions),
             "auto.create.topics.enable": "true",
-            # One node and short tests: no replicas, few internal partitions, no waiting for more group members.
+            # One node and short tests: no replicas, few internal partitions, no waiting for more members.
             "offsets.topic.replication.factor": "1",
             "offsets.topic.num.partitions": "2",
             "transaction.state.log.replication.factor": "1",
@@ -116,7 +116,7 @@ class KafkaServer(ServerProcess):
         }
 
     def _metadata_names_this_broker(self) -> bool:
-        # Metadata request v1 with an empty list of topics, by hand: the one request that needs no client library.
+        # Metadata request v1 with an empty list of topics, by hand: no client library is needed for it.
         client = b"ready"
         request = struct.pack(f">hhih{len(client)}si", 3, 1, 7, len(client), client, 0)
         with socket.create_connection((LOOPBACK, self.port), timeout=2) as connection:
@@ -152,7 +152,18 @@ def kafka_jars() -> Path:
     jars.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=jars.parent) as partial:
         folder = Path(partial) / "jars"
-        _run([maven, "-B", "-q", "-f", str(POM), COPY_JARS, f"-DoutputDirectory={folder}", "-DincludeScope=runtime"])
+        _run(
+            [
+                maven,
+                "-B",
+                "-q",
+                "-f",
+                str(POM),
+                COPY_JARS,
+                f"-DoutputDirectory={folder}",
+                "-DincludeScope=runtime",
+            ]
+        )
         try:
             folder.rename(jars)
         except OSError:  # another process was faster, its jars are the same

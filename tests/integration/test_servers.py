@@ -21,7 +21,9 @@ def kcat(*arguments: str, text: str = "") -> str:
     """Run kcat and return what it printed."""
     if shutil.which("kcat") is None:
         pytest.skip("kcat is not installed")
-    done = subprocess.run(["kcat", *arguments], input=text, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        ["kcat", *arguments], input=text, capture_output=True, text=True, timeout=60, check=True
+    )
     return done.stdout
 
 
@@ -69,7 +71,9 @@ async def test_data_and_offsets_survive(
         for value in (b"a", b"b", b"c"):
             await producer.send_and_wait(topic, value, partition=0)
     mine = TopicPartition(topic, 0)
-    async with AIOKafkaConsumer(bootstrap_servers=before, group_id=group, enable_auto_commit=False) as consumer:
+    async with AIOKafkaConsumer(
+        bootstrap_servers=before, group_id=group, enable_auto_commit=False
+    ) as consumer:
         consumer.assign([mine])
         await consumer.commit({mine: 2})
 
@@ -78,7 +82,9 @@ async def test_data_and_offsets_survive(
 
     assert own_kafka.bootstrap == before
     assert await read(before, topic, 3) == [b"a", b"b", b"c"]
-    async with AIOKafkaConsumer(bootstrap_servers=before, group_id=group, enable_auto_commit=False) as consumer:
+    async with AIOKafkaConsumer(
+        bootstrap_servers=before, group_id=group, enable_auto_commit=False
+    ) as consumer:
         consumer.assign([mine])
         assert await consumer.committed(mine) == 2
 

@@ -34,7 +34,13 @@ async def test_broker_serves_a_group_as_the_worker_uses_it(broker: EmbeddedBroke
             await producer.send("events", b"%d" % n, key=b"u%d" % (n % 7), headers=[("ce_id", b"1")])
         await producer.flush()
 
-    options = {"bootstrap_servers": broker.bootstrap, "group_id": "g", "enable_auto_commit": False}
+    options = {
+        "bootstrap_servers": broker.bootstrap,
+        "group_id": "g",
+        "enable_auto_commit": False,
+        "session_timeout_ms": 1500,  # after a member left, this broker lets the next one wait for it
+        "heartbeat_interval_ms": 400,
+    }
     got = []
     async with AIOKafkaConsumer("events", auto_offset_reset="earliest", **options) as consumer:
         while len(got) < 100:
@@ -77,7 +83,7 @@ def test_redis_asks_for_its_password() -> None:
     with EmbeddedRedis(password="s3cret") as server:
         with redis.Redis.from_url(server.url) as client:
             assert client.ping()
-        with redis.Redis(port=server.port) as client, pytest.raises(redis.AuthenticationError):
+        with redis.Redis(port=server.port, retry=None) as client, pytest.raises(redis.AuthenticationError):
             client.ping()
         assert "s3cret" not in Path(f"/proc/{server.pid}/cmdline").read_text()
         assert (server.directory / "redis.conf").stat().st_mode & 0o077 == 0
@@ -154,7 +160,7 @@ def test_servers_die_with_their_parent(ending: str, code: int) -> None:
     )
     assert parent.returncode == code, parent.stderr
     *pids, redis_folder, broker_folder = parent.stdout.split()
-    left = [Path(f"/proc/{pid}") for pid in pids] + [Path(redis_folder), Path(broker_folder)]
+    left = [Path(f"/proc/{pid}/exe") for pid in pids] + [Path(redis_folder), Path(broker_folder)]
     assert asyncio.run(all_gone(left)), left
 
 
