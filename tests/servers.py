@@ -70,14 +70,14 @@ class KafkaServer(ServerProcess):
 
     def command(self) -> Sequence[str]:
         """Write ``server.properties``, format the storage of a new folder, return the broker's command."""
-        java = [_java(), f"-Xmx{self.heap}", "-Xshare:auto", "-XX:+UseSerialGC", "-cp", f"{kafka_jars()}/*"]
+        jvm = [java(), f"-Xmx{self.heap}", "-Xshare:auto", "-XX:+UseSerialGC", "-cp", f"{kafka_jars()}/*"]
         properties = self.directory / "server.properties"
         if not properties.exists():
             self._controller_port = free_port()
             properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
-            _run([*java, "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format",
+            _run([*jvm, "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format",
                   "--cluster-id", "stream-recommender-t", "--config", str(properties)])  # fmt: skip
-        return [*java, "kafka.Kafka", str(properties)]
+        return [*jvm, "kafka.Kafka", str(properties)]
 
     def is_ready(self) -> bool:
         """Ask for the cluster's metadata and find this broker in the answer."""
@@ -144,7 +144,7 @@ def kafka_jars() -> Path:
     """
     default = Path.home() / ".cache" / "stream-recommender" / f"kafka-{kafka_version()}"
     jars = Path(os.environ.get("RECS_KAFKA_JARS") or default)
-    if any(jars.glob("kafka_*.jar")):
+    if _complete(jars):
         return jars
     maven = shutil.which("mvn")
     if maven is None:
@@ -164,25 +164,36 @@ def kafka_jars() -> Path:
                 "-DincludeScope=runtime",
             ]
         )
+        shutil.rmtree(jars, ignore_errors=True)
         try:
             folder.rename(jars)
         except OSError:  # another process was faster, its jars are the same
-            if not any(jars.glob("kafka_*.jar")):
+            if not _complete(jars):
                 raise
     return jars
 
 
-def _java() -> str:
-    """Return a Java 17 or newer."""
+def _complete(jars: Path) -> bool:
+    return any(jars.glob("kafka_*.jar")) and any(jars.glob("kafka-tools-?.*.jar"))
+
+
+def java() -> str:
+    """Return the path of a Java 17 or newer.
+
+    Raises
+    ------
+    KafkaUnavailableError
+        If there is none.
+    """
     home = os.environ.get("JAVA_HOME")
-    java = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
-    if java is None:
+    found = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
+    if found is None:
         raise KafkaUnavailableError("Java is not installed: install a Java 17 runtime")
-    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    answer = subprocess.run([found, "-version"], capture_output=True, text=True, check=False).stderr
     version = re.search(r'version "(\d+)', answer)
     if version is None or int(version[1]) < 17:
-        raise KafkaUnavailableError(f"Kafka 4 needs Java 17 or newer, {java} says {answer.splitlines()[:1]}")
-    return java
+        raise KafkaUnavailableError(f"Kafka 4 needs Java 17 or newer, {found} says {answer.splitlines()[:1]}")
+    return found
 
 
 def _run(command: Sequence[str]) -> None:
