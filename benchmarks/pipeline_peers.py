@@ -6,7 +6,9 @@ clients and key layout can be faster. ``naive`` is what one would write first fr
 Faust agent per event that lets a River model learn and score 200 candidates, then sets one key.
 
 Each runs as a process of its own over a topic that was filled before; the clock runs from its first to its
-last event. By hand: ``python -m benchmarks.pipeline_peers floor --bootstrap … --redis-url … --topic … --events …``
+last event. By hand::
+
+    python -m benchmarks.pipeline_peers floor --bootstrap … --redis-url … --topic … --events …
 """
 
 from __future__ import annotations

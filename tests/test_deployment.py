@@ -30,10 +30,12 @@ def compose_command() -> Sequence[str]:
     candidates = (["docker", "compose"], ["docker-compose"])
     for command in candidates:
         if shutil.which(command[0]):
-            done = subprocess.run([*command, "version"], capture_output=True, check=False)
-            if done.returncode == 0:
+            done = subprocess.run(
+                [*command, "version", "--short"], capture_output=True, text=True, check=False
+            )
+            if done.returncode == 0 and not done.stdout.startswith("1."):
                 return command
-    pytest.skip("Compose is not installed")
+    pytest.skip("Compose 2 is not installed")
 
 
 @pytest.fixture(scope="module")
