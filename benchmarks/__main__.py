@@ -1,7 +1,8 @@
 """Run a benchmark by name and print what it found: `python -m benchmarks NAME [--json] [--out DIR]`.
 
-A benchmark is a module of this folder with a function ``run() -> {"results": {…}, "goals": {…}}`` where a
-goal is ``{"value": number, "goal": number or text, "ok": bool}``. This module adds name, machine and date. The
+A benchmark is a module of this folder with a function ``run() -> {"results": {…}, "goals": {…}}`` where
+a goal is ``{"value": number, "goal": number or text, "ok": bool}``. This module adds name, machine and date.
+The
 exit code is 0 when the benchmark ran, whatever it found.
 """
 
