@@ -2,8 +2,7 @@
 
 A benchmark is a module of this folder with a function ``run() -> {"results": {…}, "goals": {…}}`` where
 a goal is ``{"value": number, "goal": number or text, "ok": bool}``. This module adds name, machine and date.
-The
-exit code is 0 when the benchmark ran, whatever it found.
+The exit code is 0 when the benchmark ran, whatever it found.
 """
 
 from __future__ import annotations
