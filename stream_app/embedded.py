@@ -34,7 +34,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from stream_app.errors import RecsError
 
@@ -45,6 +45,8 @@ _WATCH = 'read -r _; kill -KILL "-$0" 2>/dev/null; rm -rf -- "$1"'
 
 class EmbeddedServerError(RecsError):
     """A server could not be started; the message carries the end of its log or the package to install."""
+
+    exit_code: ClassVar[int] = 69  # EX_UNAVAILABLE
 
 
 class ServerProcess:
