@@ -8,55 +8,19 @@ base, `Baseline`, which knows the items, what users have chosen, and how to rank
 from __future__ import annotations
 
 import abc
-import bisect
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
+from river import optim, reco
 
+from stream_app import sparse_rows
 from stream_app.events import DEFAULT_WEIGHTS, Event, Item, User, feedback
+from stream_app.ranking import ItemNumbers, top_k
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-class Catalogue:
-    """The items that events have named, numbered in the order of their first event.
-
-    Examples
-    --------
-    >>> catalogue = Catalogue()
-    >>> [catalogue.add(item_id) for item_id in ("b", "a", "b")]
-    [0, 1, 0]
-    >>> catalogue.ids, catalogue.text_order[:2].tolist()
-    (['b', 'a'], [1, 0])
-    """
-
-    def __init__(self) -> None:
-        self.ids: list[str] = []
-        self.numbers: dict[str, int] = {}
-        self.text_order = np.zeros(64, dtype=np.int64)  # (capacity,): each item's place when sorted by id
-        self._sorted_ids: list[str] = []
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def add(self, item_id: str) -> int:
-        """The number of an item, which is new or not."""
-        number = self.numbers.get(item_id)
-        if number is not None:
-            return number
-        number = self.numbers[item_id] = len(self.ids)
-        if number == self.text_order.size:
-            self.text_order = np.concatenate([self.text_order, np.zeros_like(self.text_order)])
-        place = bisect.bisect(self._sorted_ids, item_id)
-        self._sorted_ids.insert(place, item_id)
-        order = self.text_order[:number]
-        order[order >= place] += 1
-        self.text_order[number] = place
-        self.ids.append(item_id)
-        return number
 
 
 class Baseline(abc.ABC):
@@ -73,7 +37,7 @@ class Baseline(abc.ABC):
     def __init__(self, weights: Mapping[str, float] = DEFAULT_WEIGHTS, rating_threshold: float = 4.0) -> None:
         self.weights = weights
         self.rating_threshold = rating_threshold
-        self.catalogue = Catalogue()
+        self.items = ItemNumbers()
         self.chosen: dict[str, dict[int, None]] = {}  # user → numbers of chosen items, oldest first
         self._n_observed = 0
         self._cached: tuple[str, int, int, Floats] | None = None
@@ -88,11 +52,11 @@ class Baseline(abc.ABC):
         """Learn from the positive feedback of an event."""
         self._n_observed += 1
         for item_id, _ in feedback(event, self.weights, self.rating_threshold):
-            item = self.catalogue.add(item_id)
+            item = self.items.add(item_id)
             self.learn(event.user_id, item, event.event_time_ms)
-            items = self.chosen.setdefault(event.user_id, {})
-            items.pop(item, None)  # chosen again: it becomes the latest
-            items[item] = None
+            chosen = self.chosen.setdefault(event.user_id, {})
+            chosen.pop(item, None)  # chosen again: it becomes the latest
+            chosen[item] = None
 
     def recommend(
         self, user_id: str, event_time_ms: int, k: int, *, exclude_seen: bool = True
@@ -101,8 +65,8 @@ class Baseline(abc.ABC):
         seen = self.chosen.get(user_id, {}) if exclude_seen else {}
         excluded = np.fromiter(seen, dtype=np.int64, count=len(seen))
         scores = self._all_scores(user_id, event_time_ms)
-        best = top_k(scores, self.catalogue.text_order, excluded, k)
-        return [self.catalogue.ids[i] for i in best]
+        best = top_k(scores, self.items.text_order, excluded, k)
+        return [self.items.ids[i] for i in best]
 
     def score_items(
         self,
@@ -111,10 +75,11 @@ class Baseline(abc.ABC):
         event_time_ms: int,
         positions: Sequence[int] | None = None,
     ) -> Floats:
-        """The scores of given items; an item without events has the score 0."""
+        """The scores of given items."""
         scores = self._all_scores(user_id, event_time_ms)
-        numbers = [self.catalogue.numbers.get(item_id, -1) for item_id in item_ids]
-        return np.array([scores[i] if i >= 0 else 0.0 for i in numbers])
+        unknown = self.score_of_unknown(user_id)
+        numbers = [self.items.numbers.get(item_id, -1) for item_id in item_ids]
+        return np.array([scores[i] if i >= 0 else unknown for i in numbers], dtype=np.float64)
 
     def _all_scores(self, user_id: str, event_time_ms: int) -> Floats:
         key = (user_id, event_time_ms, self._n_observed)
@@ -122,51 +87,17 @@ class Baseline(abc.ABC):
             self._cached = (*key, self.scores(user_id, event_time_ms))
         return self._cached[3]
 
+    def score_of_unknown(self, user_id: str) -> float:
+        """The score of an item that nobody has chosen."""
+        return 0.0
+
     @abc.abstractmethod
     def scores(self, user_id: str, event_time_ms: int) -> Floats:
-        """One score for every known item, `(len(self.catalogue),)`; higher is better."""
+        """One score for every known item, `(len(self.items),)`; higher is better."""
 
     @abc.abstractmethod
     def learn(self, user_id: str, item: int, event_time_ms: int) -> None:
         """Learn that the user chose the item with this number; `self.chosen` does not hold it yet."""
-
-
-@nb.njit(cache=True, nogil=True)
-def top_k(scores: Floats, text_order: Ints, excluded: Ints, k: int) -> Ints:
-    """The numbers of the `k` best items, best first; equal scores in text order of their ids.
-
-    Parameters
-    ----------
-    scores
-        One score per item, `(n,)`; an item with nan or −∞ is never returned.
-    text_order
-        Each item's place when all ids are sorted, `(≥ n,)`.
-    excluded
-        Items that are left out, `(m,)`.
-    k
-        Length of the list.
-    """
-    allowed = np.ones(scores.size, dtype=np.bool_)
-    for item in excluded:
-        allowed[item] = False
-    best = np.empty(min(k, scores.size), dtype=np.int64)
-    n = 0
-    for i in range(scores.size):
-        if not allowed[i] or not scores[i] > -np.inf:
-            continue
-        place = n
-        while place > 0:
-            j = best[place - 1]
-            if scores[j] > scores[i] or (scores[j] == scores[i] and text_order[j] < text_order[i]):
-                break
-            place -= 1
-        if place == best.size:
-            continue
-        n = min(n + 1, best.size)
-        for p in range(n - 1, place, -1):
-            best[p] = best[p - 1]
-        best[place] = i
-    return best[:n]
 
 
 def _grown(array: Floats, n: int) -> Floats:
@@ -209,7 +140,7 @@ class Popularity(Baseline):
 
     def scores(self, user_id: str, event_time_ms: int) -> Floats:
         """The number of choices of every item, in units of the latest one."""
-        return self._counts[: len(self.catalogue)] / self._amount
+        return self._counts[: len(self.items)] / self._amount
 
     def learn(self, user_id: str, item: int, event_time_ms: int) -> None:
         """Count a choice."""
@@ -219,3 +150,224 @@ class Popularity(Baseline):
         if self._amount > 1e100:
             self._counts *= 1e-100
             self._amount *= 1e-100
+
+
+class ItemKNN(Baseline):
+    """Ranks items by how often they were chosen soon before or after what the user chose.
+
+    Each choice of item i adds d^n to the weights c[j, i] and c[i, j] of the n-th latest item j of the user,
+    counted from 0. The score of i is the sum of d^n · c[j, i] over the same items, divided by
+    √(1 + choices of i). A user without choices gets the most popular items.
+
+    Parameters
+    ----------
+    history
+        How many of the latest items count.
+    decay
+        d, between 0 and 1.
+    weights, rating_threshold
+        As for `Baseline`.
+
+    Examples
+    --------
+    >>> model = ItemKNN()
+    >>> for n, (user_id, item_id) in enumerate(["ua", "ub", "va", "vb", "wa", "xc"]):
+    ...     model.observe(Event(str(n), "view_item", n, user_id, item_id=item_id))
+    >>> model.recommend("w", 6, k=2)
+    ['b', 'c']
+    """
+
+    def __init__(
+        self,
+        history: int = 50,
+        decay: float = 0.9,
+        weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+        rating_threshold: float = 4.0,
+    ) -> None:
+        super().__init__(weights, rating_threshold)
+        self.history = history
+        self.decay = decay
+        self._fade = np.asarray(decay ** np.arange(history), dtype=np.float64)
+        self._together = sparse_rows.SparseRows()
+        self._counts = np.zeros(64)
+
+    def _latest(self, user_id: str) -> Ints:
+        """The numbers of the user's latest items, latest first, `(≤ history,)`."""
+        return np.fromiter(islice(reversed(self.chosen.get(user_id, {})), self.history), dtype=np.int64)
+
+    def scores(self, user_id: str, event_time_ms: int) -> Floats:
+        """Weighted sums of co-occurrence; the number of choices for a user without any."""
+        n = len(self.items)
+        counts = self._counts[:n]
+        latest = self._latest(user_id)
+        if latest.size == 0:
+            return counts.copy()
+        return self._together.weighted_sum(latest, self._fade[: latest.size], n) / np.sqrt(1.0 + counts)
+
+    def learn(self, user_id: str, item: int, event_time_ms: int) -> None:
+        """Add to the weights between the item and what the user chose before."""
+        latest = self._latest(user_id)
+        others = latest != item
+        self._together.add_symmetric(item, latest[others], self._fade[: latest.size][others])
+        self._counts = _grown(self._counts, item + 1)
+        self._counts[item] += 1
+
+
+class _FactorTable:
+    """A growing table of latent vectors: a row for each key, drawn when the key is new."""
+
+    def __init__(self, n_factors: int, sigma: float, rng: np.random.Generator) -> None:
+        self.rows: dict[str, int] = {}
+        self.values = np.zeros((64, n_factors))
+        self._sigma = sigma
+        self._rng = rng
+
+    def row(self, key: str) -> int:
+        row = self.rows.get(key)
+        if row is None:
+            row = self.rows[key] = len(self.rows)
+            self.values = _grown(self.values, row + 1)
+            self.values[row] = self._rng.normal(0.0, self._sigma, self.values.shape[1])
+        return row
+
+
+class IncrementalMF(Baseline):
+    """ISGD: matrix factorization of positive feedback alone, one gradient step per choice.
+
+    The score of item i for user u is pᵤ·qᵢ; a choice moves both vectors towards a score of 1. A user without
+    choices gets the most popular items.
+
+    Parameters
+    ----------
+    n_factors
+        Length of the vectors.
+    learning_rate, l2
+        Step size and weight decay of the gradient steps.
+    sigma
+        Standard deviation of new vectors.
+    seed
+        Of new vectors.
+    weights, rating_threshold
+        As for `Baseline`.
+
+    References
+    ----------
+    Vinagre, J., Jorge, A. M., Gama, J., 2014. Fast incremental matrix factorization for recommendation with
+    positive-only feedback. UMAP, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_factors: int = 50,
+        learning_rate: float = 0.05,
+        l2: float = 0.01,
+        sigma: float = 0.1,
+        seed: int = 0,
+        weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+        rating_threshold: float = 4.0,
+    ) -> None:
+        super().__init__(weights, rating_threshold)
+        self.learning_rate = learning_rate
+        self.l2 = l2
+        rng = np.random.default_rng(seed)
+        self._users = _FactorTable(n_factors, sigma, rng)
+        self._item_factors = _FactorTable(n_factors, sigma, rng)
+        self._counts = np.zeros(64)
+
+    def scores(self, user_id: str, event_time_ms: int) -> Floats:
+        """pᵤ·qᵢ for every item; the number of choices for a user without any."""
+        n = len(self.items)
+        row = self._users.rows.get(user_id)
+        if row is None:
+            return self._counts[:n].copy()
+        return np.asarray(self._item_factors.values[:n] @ self._users.values[row])
+
+    def learn(self, user_id: str, item: int, event_time_ms: int) -> None:
+        """One step towards a score of 1."""
+        i = self._item_factors.row(self.items.ids[item])  # = item: both count in order of arrival
+        u = self._users.row(user_id)
+        p, q = self._users.values[u], self._item_factors.values[i]
+        error = 1.0 - p @ q
+        p += self.learning_rate * (error * q - self.l2 * p)
+        q += self.learning_rate * (error * p - self.l2 * q)
+        self._counts = _grown(self._counts, item + 1)
+        self._counts[item] += 1
+
+
+class RiverBiasedMF(Baseline):
+    """River's `reco.BiasedMF`, taught 1 for each choice and 0 for items drawn uniformly.
+
+    Its prediction is a regression on that label, so with one drawn item per choice it is also the
+    probability that `predict_proba` asks for. Scores are read from River's own tables, for all items at
+    once, and equal `predict_one`.
+
+    Parameters
+    ----------
+    n_factors, learning_rate_bias, learning_rate_latent, l2
+        Of the factorization; the defaults of the first three are those of River's documentation.
+    negatives
+        Items that are drawn per choice, from those the user has not chosen.
+    seed
+        Of the drawn items and of new latent vectors.
+    weights, rating_threshold
+        As for `Baseline`.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_factors: int = 10,
+        learning_rate_bias: float = 0.025,
+        learning_rate_latent: float = 0.05,
+        l2: float = 0.0,
+        negatives: int = 1,
+        seed: int = 0,
+        weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+        rating_threshold: float = 4.0,
+    ) -> None:
+        super().__init__(weights, rating_threshold)
+        self.negatives = negatives
+        self.model = reco.BiasedMF(
+            n_factors=n_factors,
+            bias_optimizer=optim.SGD(learning_rate_bias),
+            latent_optimizer=optim.SGD(learning_rate_latent),
+            latent_initializer=optim.initializers.Normal(mu=0.0, sigma=0.1, seed=seed),
+            l2_bias=l2,
+            l2_latent=l2,
+        )
+        self._rng = np.random.default_rng(seed)
+        self._biases = np.zeros(64)
+        self._latents = np.zeros((64, n_factors))
+
+    def scores(self, user_id: str, event_time_ms: int) -> Floats:
+        """What `predict_one` says for every item; an unknown user has no bias and no latent vector."""
+        n = len(self.items)
+        scores = self.score_of_unknown(user_id) + self._biases[:n]
+        latent = self.model.u_latents.get(user_id)  # get: reading by key would create a random vector
+        return scores if latent is None else scores + self._latents[:n] @ latent
+
+    def score_of_unknown(self, user_id: str) -> float:
+        """The mean label plus the user's bias."""
+        return float(self.model.global_mean.get() + self.model.u_biases.get(user_id, 0.0))
+
+    def predict_proba(self, user_id: str, item_ids: Sequence[str], event_time_ms: int) -> Floats:
+        """The scores, clipped to [.01, .99]."""
+        return np.clip(self.score_items(user_id, item_ids, event_time_ms), 0.01, 0.99)
+
+    def learn(self, user_id: str, item: int, event_time_ms: int) -> None:
+        """One step towards 1 for the item, and towards 0 for each drawn one."""
+        self._learn_one(user_id, item, 1.0)
+        chosen = self.chosen.get(user_id, {})
+        for _ in range(self.negatives):
+            drawn = int(self._rng.integers(len(self.items)))
+            if drawn != item and drawn not in chosen:
+                self._learn_one(user_id, drawn, 0.0)
+
+    def _learn_one(self, user_id: str, item: int, y: float) -> None:
+        item_id = self.items.ids[item]
+        self.model.learn_one(user_id, item_id, y)
+        self._biases = _grown(self._biases, item + 1)
+        self._latents = _grown(self._latents, item + 1)
+        self._biases[item] = self.model.i_biases[item_id]
+        self._latents[item] = self.model.i_latents[item_id]
