@@ -298,14 +298,14 @@ class IncrementalMF(Baseline):
 class RiverBiasedMF(Baseline):
     """River's `reco.BiasedMF`, taught 1 for each choice and 0 for items drawn uniformly.
 
-    Its prediction is a regression on that label, so with one drawn item per choice it is also the
-    probability that `predict_proba` asks for. Scores are read from River's own tables, for all items at
-    once, and equal `predict_one`.
+    Its prediction is a regression on that label and so, clipped, a probability. Scores are read from
+    River's own tables, for all items at once, and equal `predict_one`.
 
     Parameters
     ----------
     n_factors, learning_rate_bias, learning_rate_latent, l2
-        Of the factorization; the defaults of the first three are those of River's documentation.
+        Of the factorization. The defaults, with `negatives`, were the best of fifteen settings on
+        MovieLens 100K.
     negatives
         Items that are drawn per choice, from those the user has not chosen.
     seed
@@ -318,10 +318,10 @@ class RiverBiasedMF(Baseline):
         self,
         *,
         n_factors: int = 10,
-        learning_rate_bias: float = 0.025,
-        learning_rate_latent: float = 0.05,
+        learning_rate_bias: float = 0.01,
+        learning_rate_latent: float = 0.15,
         l2: float = 0.0,
-        negatives: int = 1,
+        negatives: int = 4,
         seed: int = 0,
         weights: Mapping[str, float] = DEFAULT_WEIGHTS,
         rating_threshold: float = 4.0,
@@ -352,17 +352,20 @@ class RiverBiasedMF(Baseline):
         return float(self.model.global_mean.get() + self.model.u_biases.get(user_id, 0.0))
 
     def predict_proba(self, user_id: str, item_ids: Sequence[str], event_time_ms: int) -> Floats:
-        """The scores, clipped to [.01, .99]."""
-        return np.clip(self.score_items(user_id, item_ids, event_time_ms), 0.01, 0.99)
+        """The scores as probabilities, for one drawn item per choice instead of `negatives`."""
+        p = np.clip(self.score_items(user_id, item_ids, event_time_ms), 0.01, 0.99)
+        return np.asarray(self.negatives * p / (self.negatives * p + 1.0 - p))
 
     def learn(self, user_id: str, item: int, event_time_ms: int) -> None:
         """One step towards 1 for the item, and towards 0 for each drawn one."""
         self._learn_one(user_id, item, 1.0)
-        chosen = self.chosen.get(user_id, {})
-        for _ in range(self.negatives):
+        taken = {item, *self.chosen.get(user_id, ())}
+        n_drawn = self.negatives if len(taken) < len(self.items) else 0
+        while n_drawn > 0:
             drawn = int(self._rng.integers(len(self.items)))
-            if drawn != item and drawn not in chosen:
+            if drawn not in taken:
                 self._learn_one(user_id, drawn, 0.0)
+                n_drawn -= 1
 
     def _learn_one(self, user_id: str, item: int, y: float) -> None:
         item_id = self.items.ids[item]
