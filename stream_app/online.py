@@ -11,7 +11,7 @@ import numpy as np
 from stream_app.events import DEFAULT_WEIGHTS, Event, Item, Tombstone, User
 from stream_app.features import gap_bucket
 from stream_app.learning import Learner, ranker_step, touched_since
-from stream_app.ranking import View
+from stream_app.scoring import View
 from stream_app.recommender import Recommender
 from stream_app.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
 

@@ -19,7 +19,7 @@ from stream_app.events import DEFAULT_WEIGHTS, Event, Item, Tombstone, User, fee
 from stream_app.examples import ExampleBatch
 from stream_app.features import N_NUMBERS, describe
 from stream_app.item_index import ItemIndex
-from stream_app.ranking import (
+from stream_app.scoring import (
     MOST_CANDIDATES,
     Logged,
     candidates_of,

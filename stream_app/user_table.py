@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from stream_app.errors import StoreError
 from stream_app.item_index import USER_TOKENS, ItemIndex, user_tokens
-from stream_app.ranking import Users
+from stream_app.scoring import Users
 
 _HEAD = struct.Struct("<2sHHHqq")
 _MAGIC = b"U1"
