@@ -125,7 +125,7 @@ _Flat = dict[str, str | Int64 | float | bool | None]
 class _Wire(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """The canonical JSON of an event; ranges are checked while it is parsed.
 
-    An unknown member may be an alias, which only the slow path knows.
+    An unknown member may be an alias or a CloudEvent's, which only the slow path knows.
     """
 
     event_type: EventType
@@ -142,9 +142,6 @@ class _Wire(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_un
     context: _Flat = {}
     attributes: _Flat = {}
     anonymous_id: Id | None = None
-    price: float | None = None
-    position: int | None = None
-    specversion: str | None = None
 
 
 _decode_wire = msgspec.json.Decoder(_Wire).decode
@@ -166,9 +163,6 @@ def _fast(raw: bytes, policy: DecodePolicy, latest_ms: int) -> Event | None:
         not EARLIEST_MS <= ms <= latest_ms
         or (w.item_id is None and not w.items and w.event_type not in _NEEDS_NO_ITEM)
         or (w.event_type == "rate" and w.value is None)
-        or w.price is not None
-        or w.position is not None
-        or w.specversion is not None
     ):
         return None
     event = Event(
