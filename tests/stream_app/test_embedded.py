@@ -78,6 +78,20 @@ async def test_first_member_of_a_group_does_not_wait(broker: EmbeddedBroker) -> 
     assert time.perf_counter() - began < 2.5
 
 
+async def test_broker_forgets_after_five_megabytes() -> None:
+    """A partition keeps its newest 5 MB: a consumer that falls further behind misses messages."""
+    here = TopicPartition("events", 0)
+    async with EmbeddedBroker(topics={"events": 1}) as broker:
+        async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, max_batch_size=100_000) as producer:
+            for _ in range(800):
+                await producer.send("events", bytes(10_000))
+        async with AIOKafkaConsumer(bootstrap_servers=broker.bootstrap) as consumer:
+            first = (await consumer.beginning_offsets([here]))[here]
+            last = (await consumer.end_offsets([here]))[here]
+    assert last == 800
+    assert 400 <= last - first <= 600
+
+
 def test_redis_asks_for_its_password() -> None:
     """With a password, a client without it is refused, and the password is in no command line."""
     with EmbeddedRedis(password="s3cret") as server:
