@@ -64,7 +64,7 @@ def imports(tree: dict[str, ast.Module], root: Path) -> list[Import]:
         top = set(_outside_functions(module))
         for node in ast.walk(module):
             for target in _targets(node, name, is_package, tree):
-                found.append(Import(name, target, node.lineno, lazy=node not in top))
+                found.append(Import(name, target, getattr(node, "lineno", 0), lazy=node not in top))
     return found
 
 
@@ -115,10 +115,14 @@ def undocumented(tree: dict[str, ast.Module]) -> Iterator[str]:
                 if ast.get_docstring(node) is None:
                     yield f"{name}.{node.name}"
                 if isinstance(node, ast.ClassDef) and not node.bases:
-                    for method in node.body:
-                        is_function = isinstance(method, (ast.FunctionDef, ast.AsyncFunctionDef))
-                        if is_function and not _private(method.name) and ast.get_docstring(method) is None:
-                            yield f"{name}.{node.name}.{method.name}"
+                    yield from (f"{name}.{node.name}.{method}" for method in _undocumented_methods(node))
+
+
+def _undocumented_methods(node: ast.ClassDef) -> Iterator[str]:
+    for method in node.body:
+        is_function = isinstance(method, (ast.FunctionDef, ast.AsyncFunctionDef))
+        if is_function and not _private(method.name) and ast.get_docstring(method) is None:
+            yield method.name
 
 
 def _private(name: str) -> bool:
