@@ -5,10 +5,10 @@ or not, reads one line in most cases::
 
     64-byte line:  21 fingerprints uint16 · 21 weights int8 · 8 overflow bits
 
-A token's hash names its home line, a 16-bit fingerprint and one of the overflow bits. Where the home line is
-full, the feature moves to the next line and sets that bit on the way, so that a lookup goes on only where it
-may succeed. The served weight is the code times the scale of the token's field; a token of a field without
-a scale is 0 without touching the table.
+A token's hash names its home line, a 16-bit fingerprint and one of the overflow bits. Where the home line
+is full, the feature moves to a line named by the hash of its hash and sets that bit on the way, so that a
+lookup goes on only where it may succeed. The served weight is the code times the scale of the token's field;
+a token of a field without a scale is 0 without touching the table.
 
 Two features share a fingerprint with probability about 3·10⁻⁴: then the larger weight is served for both, and
 `shared` counts them. A token that was pruned reads a stranger's weight with the same probability.
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from pruning import envelope
 from pruning.errors import NonFiniteError, ParameterError
 from pruning.quantization import Int8, Quantizer
+from pruning.simd import lowest_bit, match_line, prefetch
 from pruning.tokens import encode
 from pruning.weights import Snapshot
 
@@ -39,6 +40,7 @@ _SLOTS = 21  # fingerprints in a line
 _WEIGHTS = 42  # where the weights of a line begin
 _OVERFLOW = 63  # where its overflow bits are
 _LOAD = 0.94  # of the slots
+_AHEAD = 16  # tokens whose lines are on their way while one is scored
 _M1 = 0x9E3779B97F4A7C15
 _M2 = 0xD6E8FEB86659FD93
 
@@ -220,7 +222,7 @@ def _pack_lines(
     shared = int(_fill(lines, lines.view(np.uint16), keys, codes))
     present = np.unique(field)
     size = 16
-    while size < 2 * len(present):
+    while size < 8 * len(present):  # sparse, so that the search never branches wrongly
         size *= 2
     fields = np.full(size, -1, np.int32)
     scales = np.zeros(size, np.float32)
@@ -270,41 +272,36 @@ def _home(h, n):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
-def _fingerprint(h):  # type: ignore[no-untyped-def]
-    f = h & np.uint64(0xFFFF)
-    return np.uint16(f | np.uint64(f == np.uint64(0)))
+def _overflow_bit(h):  # type: ignore[no-untyped-def]
+    return np.uint8(np.uint64(1) << ((h >> np.uint64(16)) & np.uint64(7)))
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
-def _match(fingerprints, line, wanted):  # type: ignore[no-untyped-def]
-    """The slot of a line that holds a fingerprint, or −1; without a branch, so that it is vectorized."""
-    found = np.int32(-1)
-    for i in range(_SLOTS):
-        if fingerprints[line, i] == wanted:
-            found = np.int32(i)
-    return found
+def _fingerprint(h):  # type: ignore[no-untyped-def]
+    f = h & np.uint64(0xFFFF)
+    return np.uint16(f | np.uint64(f == np.uint64(0)))
 
 
 @nb.njit(cache=True, nogil=True)
 def _fill(lines, fingerprints, keys, codes):  # type: ignore[no-untyped-def]
     """Place features in order; count those whose fingerprint an earlier one has on their way."""
     shared = 0
-    n = len(lines)
     for k in range(len(keys)):
         h = _hash(keys[k])
-        line = _home(h, n)
         wanted = _fingerprint(h)
         while True:
-            if _match(fingerprints, line, wanted) >= 0:
+            line = _home(h, len(lines))
+            if match_line(fingerprints, line, wanted):
                 shared += 1
                 break
-            free = _match(fingerprints, line, np.uint16(0))
-            if free >= 0:
-                fingerprints[line, free] = wanted
-                lines[line, _WEIGHTS + free] = np.uint8(codes[k])
+            free = match_line(fingerprints, line, np.uint16(0))
+            if free:
+                slot = lowest_bit(free)
+                fingerprints[line, slot] = wanted
+                lines[line, _WEIGHTS + slot] = np.uint8(codes[k])
                 break
-            lines[line, _OVERFLOW] |= np.uint8(1) << np.uint8((h >> np.uint64(16)) & np.uint64(7))
-            line = np.uint64(line + np.uint64(1)) if line + np.uint64(1) < np.uint64(n) else np.uint64(0)
+            lines[line, _OVERFLOW] |= _overflow_bit(h)
+            h = _hash(h)
     return shared
 
 
@@ -330,24 +327,42 @@ def lookup_one(args, key):  # type: ignore[no-untyped-def]
                 return args.wide_weights[slot]
             slot = (slot + np.uint64(1)) & mask
         return np.float32(0.0)
+    at = _scale_of(args, key)
+    return _lookup_hashed(args, _hash(key), at) if at >= 0 else np.float32(0.0)
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def prefetch_one(args, key):  # type: ignore[no-untyped-def]
+    """Ask for the memory that `lookup_one` will read: call it some tokens ahead."""
+    if len(args.lines):
+        prefetch(args.lines, _home(_hash(key), len(args.lines)))
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _scale_of(args, key):  # type: ignore[no-untyped-def]
+    """Where the scale of the token's field is, or −1 when no feature of the field is left."""
     field = np.int32(key >> np.uint64(48))
     few = np.int32(len(args.fields) - 1)
     at = field & few
     while args.fields[at] != field:
         if args.fields[at] < 0:
-            return np.float32(0.0)
+            return np.int32(-1)
         at = (at + np.int32(1)) & few
-    h = _hash(key)
+    return at
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _lookup_hashed(args, h, at):  # type: ignore[no-untyped-def]
     wanted = _fingerprint(h)
-    n = len(args.lines)
-    line = _home(h, n)
     while True:
-        slot = _match(args.fingerprints, line, wanted)
-        if slot >= 0:
-            return np.float32(np.int8(args.lines[line, _WEIGHTS + slot])) * args.scales[at]
-        if not (args.lines[line, _OVERFLOW] >> np.uint8((h >> np.uint64(16)) & np.uint64(7))) & 1:
+        line = _home(h, len(args.lines))
+        found = match_line(args.fingerprints, line, wanted)
+        if found:
+            code = np.int8(args.lines[line, _WEIGHTS + lowest_bit(found)])
+            return np.float32(code) * args.scales[at]
+        if not args.lines[line, _OVERFLOW] & _overflow_bit(h):
             return np.float32(0.0)
-        line = np.uint64(line + np.uint64(1)) if line + np.uint64(1) < np.uint64(n) else np.uint64(0)
+        h = _hash(h)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -358,10 +373,26 @@ def _lookup_many(args, keys, out):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True)
 def _score_many(args, intercept, keys, values, indptr, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+    """Ask for the line of a token sixteen tokens before it is read: the memory works in parallel."""
+    n_lines, n = len(args.lines), len(keys)
+    ring = np.empty(_AHEAD, np.uint64)  # hashes of the next tokens
+    if n_lines:
+        for j in range(min(_AHEAD, n)):
+            ring[j] = h = _hash(keys[j])
+            prefetch(args.lines, _home(h, n_lines))
     for i in range(len(out)):
         logit = intercept
         for j in range(indptr[i], indptr[i + 1]):
-            logit += lookup_one(args, keys[j]) * values[j]
+            if n_lines:
+                h = ring[j % _AHEAD]
+                if j + _AHEAD < n:
+                    ring[j % _AHEAD] = ahead = _hash(keys[j + _AHEAD])
+                    prefetch(args.lines, _home(ahead, n_lines))
+                at = _scale_of(args, keys[j])
+                if at >= 0:
+                    logit += _lookup_hashed(args, h, at) * values[j]
+            else:
+                logit += lookup_one(args, keys[j]) * values[j]
         out[i] = logit
 
 
@@ -373,18 +404,23 @@ def reference_lookup(artefact: Artefact, key: int) -> float:
     0.5
     """
     args, word = artefact.kernel_args, (1 << 64) - 1
+
+    def scramble(h: int) -> int:
+        h = h * _M1 & word
+        h = (h ^ h >> 32) * _M2 & word
+        return h ^ h >> 32
+
     scales = {int(f): float(s) for f, s in zip(args.fields, args.scales, strict=True) if f >= 0}
     if key >> 48 not in scales:
         return 0.0
-    h = key * _M1 & word
-    h = (h ^ h >> 32) * _M2 & word
-    h ^= h >> 32
-    line, wanted, bit = (h >> 32) * len(args.lines) >> 32, h & 0xFFFF or 1, h >> 16 & 7
+    h = scramble(key)
+    wanted = h & 0xFFFF or 1
     while True:
+        line = (h >> 32) * len(args.lines) >> 32
         held = args.fingerprints[line, :_SLOTS].tolist()
         if wanted in held:
             code = args.lines[line, _WEIGHTS + held.index(wanted)].astype(np.int8)
             return float(np.float32(code) * np.float32(scales[key >> 48]))
-        if not args.lines[line, _OVERFLOW] >> bit & 1:
+        if not args.lines[line, _OVERFLOW] >> (h >> 16 & 7) & 1:
             return 0.0
-        line = (line + 1) % len(args.lines)
+        h = scramble(h)

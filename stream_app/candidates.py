@@ -12,10 +12,9 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.retrieval import SOURCE_POWER, TARGET_POWER, WINDOW
+from stream_app.retrieval import MAX_ROW, SOURCE_POWER, WINDOW
 
 HISTORY_DECAY = 0.8  # what an item of the history counts less than the next more recent one
-AFFINITY_SLOTS = 1024  # of the small hash table in which a user's favourite tokens are counted
 
 
 class Scratch(NamedTuple):
@@ -27,12 +26,14 @@ class Scratch(NamedTuple):
     taken: NDArray[np.int32]  # (n,) epoch in which the item was excluded or chosen
     found: NDArray[np.int32]  # (n,)
     epoch: NDArray[np.int32]  # (1,) number of the current user
-    slot_token: NDArray[np.uint64]  # (AFFINITY_SLOTS,)
-    slot_count: NDArray[np.float32]  # (AFFINITY_SLOTS,)
+    token_mark: NDArray[np.int32]  # (v,) epoch in which the token was met in the history
+    token_count: NDArray[np.float32]  # (v,) how often
+    cross_mark: NDArray[np.int32]  # (v,) epoch in which the token's crosses with the user were summed up
+    cross: NDArray[np.float32]  # (v,) that sum
 
 
-def new_scratch(n: int) -> Scratch:
-    """Working memory for `n` items."""
+def new_scratch(n: int, v: int) -> Scratch:
+    """Working memory for `n` items and `v` tokens."""
     return Scratch(
         total=np.zeros((n, 4), np.float32),
         support=np.zeros(n, np.int32),
@@ -40,8 +41,10 @@ def new_scratch(n: int) -> Scratch:
         taken=np.full(n, -1, np.int32),
         found=np.zeros(n, np.int32),
         epoch=np.zeros(1, np.int32),
-        slot_token=np.zeros(AFFINITY_SLOTS, np.uint64),
-        slot_count=np.zeros(AFFINITY_SLOTS, np.float32),
+        token_mark=np.full(v, -1, np.int32),
+        token_count=np.zeros(v, np.float32),
+        cross_mark=np.full(v, -1, np.int32),
+        cross=np.zeros(v, np.float32),
     )
 
 
@@ -65,19 +68,32 @@ def clear_item(scratch, i):  # type: ignore[no-untyped-def]
         scratch.support[i] = 0
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
-def _point_at(scratch, i, score, weight, d, n_found):  # type: ignore[no-untyped-def]
-    """The d-th latest item of the history points at `i`; returns the number of items found so far."""
-    if scratch.mark[i] != scratch.epoch[0]:
-        clear_item(scratch, i)
-        scratch.found[n_found] = i
-        n_found += 1
-    scratch.total[i, 0] += weight * score
-    scratch.total[i, 1] += score
-    scratch.total[i, 2] = max(scratch.total[i, 2], score)
-    if d == 0:
-        scratch.total[i, 3] = score
-    scratch.support[i] += 1
+@nb.njit(cache=True, nogil=True)
+def _point_at(scratch, row_items, row_scores, scale, weight, latest, n_found):  # type: ignore[no-untyped-def]
+    """One item of the history points at its neighbours, `scale · row_scores` strong.
+
+    Arrays are taken out of their tuple once, before the loop: inside it that would cost more than the sums.
+    Returns the number of items found so far.
+    """
+    total, support, mark, found = scratch.total, scratch.support, scratch.mark, scratch.found
+    epoch = scratch.epoch[0]
+    for k in range(len(row_items)):
+        i = row_items[k]
+        if i < 0:
+            break
+        score = scale * np.float32(row_scores[k])
+        if mark[i] != epoch:
+            mark[i] = epoch
+            total[i, 0], total[i, 1], total[i, 2], total[i, 3] = 0.0, 0.0, 0.0, 0.0
+            support[i] = 0
+            found[n_found] = i
+            n_found += 1
+        total[i, 0] += weight * score
+        total[i, 1] += score
+        total[i, 2] = max(total[i, 2], score)
+        if latest:
+            total[i, 3] = score
+        support[i] += 1
     return n_found
 
 
@@ -88,29 +104,27 @@ def gather_served(neighbours, history, scratch):  # type: ignore[no-untyped-def]
     weight = np.float32(1.0)
     for d in range(min(h, WINDOW)):
         j = history[h - 1 - d]
-        scale = neighbours.scale[j]
-        for k in range(neighbours.item.shape[1]):
-            i = neighbours.item[j, k]
-            if i < 0:
-                break
-            n_found = _point_at(scratch, i, scale * np.float32(neighbours.score[j, k]), weight, d, n_found)
+        n_found = _point_at(
+            scratch, neighbours.item[j], neighbours.score[j], neighbours.scale[j], weight, d == 0, n_found
+        )
         weight *= np.float32(HISTORY_DECAY)
     return n_found
 
 
 @nb.njit(cache=True, nogil=True)
-def gather_learned(graph, count, history, scratch):  # type: ignore[no-untyped-def]
+def gather_learned(graph, stats, history, scratch):  # type: ignore[no-untyped-def]
     """Find items through the learner's own rows, unpruned and exact; returns how many."""
     n_found, h = 0, len(history)
     weight = np.float32(1.0)
+    scores = np.empty(MAX_ROW, np.float32)
     for d in range(min(h, WINDOW)):
         j = history[h - 1 - d]
-        source = np.float32(1.0 + count[j]) ** np.float32(-SOURCE_POWER)
-        start = graph.start[j]
-        for k in range(start, start + graph.length[j]):
-            i = graph.item[k]
-            score = graph.weight[k] * source * np.float32(1.0 + count[i]) ** np.float32(-TARGET_POWER)
-            n_found = _point_at(scratch, i, score, weight, d, n_found)
+        start, length = graph.start[j], graph.length[j]
+        items, weights, discount = graph.item[start : start + length], graph.weight, stats.discount
+        for k in range(length):
+            scores[k] = weights[start + k] * discount[items[k]]
+        source = np.float32(1.0 + stats.count[j]) ** np.float32(-SOURCE_POWER)
+        n_found = _point_at(scratch, items, scores, source, weight, d == 0, n_found)
         weight *= np.float32(HISTORY_DECAY)
     return n_found
 
@@ -155,36 +169,36 @@ def select(scratch, n_found, servable, pool, most):  # type: ignore[no-untyped-d
     -------
     Item numbers, int32 (c,), c ≤ most + p.
     """
-    epoch = scratch.epoch[0]
+    epoch, found, taken, total = scratch.epoch[0], scratch.found, scratch.taken, scratch.total
     kept = 0
     values = np.empty(n_found, np.float32)
     for x in range(n_found):
-        i = scratch.found[x]
-        if scratch.taken[i] != epoch and servable[i]:
-            scratch.found[kept] = i
-            values[kept] = scratch.total[i, 0]
+        i = found[x]
+        if taken[i] != epoch and servable[i]:
+            found[kept] = i
+            values[kept] = total[i, 0]
             kept += 1
     chosen = np.empty(min(kept, most) + len(pool), np.int32)
     n = 0
     if kept <= most:
         n = kept
-        chosen[:n] = scratch.found[:n]
+        chosen[:n] = found[:n]
     else:
         bar = kth_largest(values[:kept].copy(), most)
         for x in range(kept):
             if values[x] > bar:
-                chosen[n] = scratch.found[x]
+                chosen[n] = found[x]
                 n += 1
         for x in range(kept):
             if values[x] == bar and n < most:
-                chosen[n] = scratch.found[x]
+                chosen[n] = found[x]
                 n += 1
     for x in range(n):
-        scratch.taken[chosen[x]] = epoch
+        taken[chosen[x]] = epoch
     for x in range(len(pool)):
         i = pool[x]
-        if scratch.taken[i] != epoch and servable[i]:
-            scratch.taken[i] = epoch
+        if taken[i] != epoch and servable[i]:
+            taken[i] = epoch
             clear_item(scratch, i)
             chosen[n] = i
             n += 1

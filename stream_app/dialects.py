@@ -70,12 +70,20 @@ _ITEM_ALIASES = {
 _WRAPPERS = ("properties", "params", "ecommerce", "purchase_transaction")
 
 
+MAX_NAME = 256  # characters; longer names are nobody's vocabulary, and are not worth a place in a cache
+
+
 def squash(name: str) -> str:
     """Compare names without case, spaces and punctuation.
 
     >>> squash("Product Added") == squash("product-added") == "productadded"
     True
     """
+    return _squash(name) if len(name) <= MAX_NAME else name
+
+
+@functools.lru_cache(maxsize=4096)
+def _squash(name: str) -> str:
     return "".join(filter(str.isalnum, name.lower()))
 
 
@@ -92,7 +100,6 @@ _FIELDS = _lookup_table(_FIELD_ALIASES)
 _ITEM_FIELDS = _lookup_table(_ITEM_ALIASES)
 
 
-@functools.lru_cache(maxsize=1024)
 def canonical_type(name: str) -> str | None:
     """The canonical event type that `name` stands for; None when nothing is known by this name.
 

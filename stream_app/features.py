@@ -19,7 +19,6 @@ import numba as nb
 import numpy as np
 
 from pruning.tokens import cross, field_id, token
-from stream_app.candidates import AFFINITY_SLOTS
 from stream_app.item_index import ITEM_TOKENS, USER_TOKENS
 from stream_app.retrieval import HALF_LIVES, LENGTH_BUCKETS, WINDOW, length_bucket
 
@@ -37,6 +36,7 @@ NUMBERS = (
     "age",  # events of all items since this one's first
     "affinity",  # share of the candidate's categories in the history
 )
+MOVES = ("trend_fast", "trend_slow", "popularity", "by_length", "idle", "age")  # same for every user
 N_NUMBERS = len(NUMBERS)
 GAP_BUCKETS = 4  # time since the user's last event: < 1 s, < 60 s, < 1 h, longer or never
 N_WEIGHTS = 1 + LENGTH_BUCKETS + GAP_BUCKETS  # weights per number
@@ -90,14 +90,6 @@ def field_names(item_fields: list[str], user_fields: list[str]) -> dict[int, str
     return names
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
-def _slot(scratch, key):  # type: ignore[no-untyped-def]
-    s = np.int64((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(54)) & (AFFINITY_SLOTS - 1)
-    while scratch.slot_token[s] != np.uint64(0) and scratch.slot_token[s] != key:
-        s = (s + 1) & (AFFINITY_SLOTS - 1)
-    return s
-
-
 @nb.njit(cache=True, nogil=True)
 def describe(candidates, history, item_tokens, stats, step, scratch, out):  # type: ignore[no-untyped-def]
     """Write the raw numbers of candidates into `out`.
@@ -109,7 +101,7 @@ def describe(candidates, history, item_tokens, stats, step, scratch, out):  # ty
     history
         The user's items, the most recent last, int32 (h,).
     item_tokens
-        uint64 (n, ITEM_TOKENS).
+        Token numbers, int32 (n, ITEM_TOKENS).
     stats
         `ItemStats` as the learner last published them.
     step
@@ -117,44 +109,42 @@ def describe(candidates, history, item_tokens, stats, step, scratch, out):  # ty
     out
         float32 (c, N_NUMBERS).
     """
-    h = min(len(history), WINDOW)
-    tail = history[len(history) - h :]
-    scratch.slot_token[:] = 0
-    scratch.slot_count[:] = 0.0
-    used = 0
-    for x in range(h):
+    h, epoch = min(len(history), WINDOW), scratch.epoch[0]
+    total, support, token_mark, token_count = scratch.total, scratch.support, scratch.token_mark, scratch.token_count
+    count, first, last, trend, by_length = stats.count, stats.first, stats.last, stats.trend, stats.by_length
+    for x in range(len(history) - h, len(history)):
         for t in range(1, ITEM_TOKENS):
-            key = item_tokens[tail[x], t]
-            if key == 0 or used >= AFFINITY_SLOTS // 2:
+            key = item_tokens[history[x], t]
+            if key < 0:
                 break
-            s = _slot(scratch, key)
-            if scratch.slot_token[s] == 0:
-                scratch.slot_token[s] = key
-                used += 1
-            scratch.slot_count[s] += 1.0
+            if token_mark[key] != epoch:
+                token_mark[key] = epoch
+                token_count[key] = 0.0
+            token_count[key] += 1.0
     bucket = length_bucket(len(history))
     for c in range(len(candidates)):
         i = candidates[c]
         for f in range(4):
-            out[c, f] = np.log1p(np.float32(10.0) * scratch.total[i, f])
-        out[c, 4] = np.log1p(np.float32(scratch.support[i]))
-        if stats.last[i] < 0:
+            out[c, f] = np.log1p(np.float32(10.0) * total[i, f])
+        out[c, 4] = np.log1p(np.float32(support[i]))
+        if last[i] < 0:
             out[c, 5:11] = 0.0
         else:
-            gap = np.float32(max(0, step - stats.last[i]))
+            gap = np.float32(max(0, step - last[i]))
             for t in range(2):
                 faded = np.float32(2.0) ** (-gap / np.float32(HALF_LIVES[t]))
-                out[c, 5 + t] = np.log1p(stats.trend[i, t] * faded)
-            out[c, 7] = np.log1p(stats.count[i])
-            out[c, 8] = np.log1p(stats.by_length[i, bucket])
+                out[c, 5 + t] = np.log1p(trend[i, t] * faded)
+            out[c, 7] = np.log1p(count[i])
+            out[c, 8] = np.log1p(by_length[i, bucket])
             out[c, 9] = np.log1p(gap)
-            out[c, 10] = np.log1p(np.float32(max(0, step - stats.first[i])))
+            out[c, 10] = np.log1p(np.float32(max(0, step - first[i])))
         fit, n = np.float32(0.0), 0
         for t in range(1, ITEM_TOKENS):
             key = item_tokens[i, t]
-            if key == 0:
+            if key < 0:
                 break
-            fit += scratch.slot_count[_slot(scratch, key)]
+            if token_mark[key] == epoch:
+                fit += token_count[key]
             n += 1
         out[c, 11] = fit / np.float32(n * h) if n * h > 0 else np.float32(0.0)
 
@@ -170,7 +160,7 @@ def _has(tokens, key):  # type: ignore[no-untyped-def]
     for t in range(ITEM_TOKENS):
         if tokens[t] == key:
             return True
-        if tokens[t] == 0:
+        if tokens[t] < 0:
             break
     return False
 
@@ -180,8 +170,8 @@ MOST_PER_PAIR = N_NUMBERS * 3 + 2 * (ITEM_TOKENS + USER_TOKENS * ITEM_TOKENS)
 
 @nb.njit(cache=True, nogil=True)
 def encode_pair(  # type: ignore[no-untyped-def]
-    a, b, a_tokens, b_tokens, user, bucket, gap, mean, inv_std, number_tokens, keys, values, n
-):
+    a, b, a_tokens, b_tokens, vocabulary, user, bucket, gap, mean, inv_std, number_tokens, keys, values, n
+):  # fmt: skip
     """Append features(a) − features(b) to `keys` and `values` from place `n`; returns the new end.
 
     Parameters
@@ -189,7 +179,7 @@ def encode_pair(  # type: ignore[no-untyped-def]
     a, b
         Raw numbers, float32 (N_NUMBERS,).
     a_tokens, b_tokens
-        uint64 (ITEM_TOKENS,).
+        Token numbers, int32 (ITEM_TOKENS,), and what they stand for, `vocabulary`, uint64 (v,).
     user
         uint64 (USER_TOKENS,).
     bucket, gap
@@ -211,15 +201,16 @@ def encode_pair(  # type: ignore[no-untyped-def]
         tokens, others = (a_tokens, b_tokens) if side == 0 else (b_tokens, a_tokens)
         sign = np.float32(1.0) if side == 0 else np.float32(-1.0)
         for t in range(ITEM_TOKENS):
-            if tokens[t] == 0:
+            if tokens[t] < 0:
                 break
             if _has(others, tokens[t]):  # what both have cancels, and so do its crosses
                 continue
-            keys[n], values[n] = tokens[t], sign
+            key = vocabulary[tokens[t]]
+            keys[n], values[n] = key, sign
             n += 1
             for g in range(0 if t > 0 else 1, USER_TOKENS):  # not user × item: it would only memorise
                 if user[g] == 0:
                     break
-                keys[n], values[n] = cross_tokens(user[g], tokens[t]), sign
+                keys[n], values[n] = cross_tokens(user[g], key), sign
                 n += 1
     return n

@@ -79,7 +79,10 @@ class ItemIndex:
     keys
         uint64 (n,).
     tokens
-        uint64 (capacity, ITEM_TOKENS), 0 where an item has fewer.
+        What is known of each item: numbers into `vocabulary`, its own token first, −1 where it has fewer,
+        int32 (capacity, ITEM_TOKENS).
+    vocabulary
+        The distinct tokens of all items, uint64 (token capacity,), 0 behind the last.
     servable
         uint8 (capacity,), 1 when the item may be shown: its id is known and the shop did not hide,
         delete or sell it out.
@@ -98,7 +101,9 @@ class ItemIndex:
         self._by_id: dict[str, int] = {}
         self._by_key: dict[int, int] = {}
         self.keys: NDArray[np.uint64] = np.zeros(1024, np.uint64)
-        self.tokens: NDArray[np.uint64] = np.zeros((1024, ITEM_TOKENS), np.uint64)
+        self.tokens: NDArray[np.int32] = np.full((1024, ITEM_TOKENS), -1, np.int32)
+        self.vocabulary: NDArray[np.uint64] = np.zeros(2048, np.uint64)
+        self._token_number: dict[int, int] = {}
         self.servable: NDArray[np.uint8] = np.zeros(1024, np.uint8)
 
     def __len__(self) -> int:
@@ -139,21 +144,51 @@ class ItemIndex:
         """Take over what the shop says about an item; returns its number."""
         i = self.number(item_id)
         tokens = item_tokens(item_id, price, categories, attributes)
-        self.tokens[i] = 0
-        self.tokens[i, : len(tokens)] = tokens
+        self.tokens[i] = -1
+        self.tokens[i, : len(tokens)] = [self._number_of_token(token) for token in tokens]
         self.servable[i] = servable
         return i
+
+    def restore(
+        self, ids: list[str], keys: NDArray[np.uint64], tokens: NDArray[np.uint64], servable: NDArray[np.uint8]
+    ) -> None:
+        """Take over the items of a checkpoint, their tokens as `token_keys` gave them; only an empty index can."""
+        for i, key in enumerate(keys.tolist()):
+            self._append(key)
+            known = [self._number_of_token(token) for token in tokens[i].tolist() if token]
+            self.tokens[i, : len(known)] = known
+        n = len(ids)
+        self.ids = list(ids)
+        self._by_id = {item_id: i for i, item_id in enumerate(ids) if item_id}
+        self.servable[:n] = servable
+
+    def token_keys(self) -> NDArray[np.uint64]:
+        """The tokens of all items themselves, uint64 (n, ITEM_TOKENS), 0 where an item has fewer."""
+        tokens = self.tokens[: len(self)]
+        return np.where(tokens >= 0, self.vocabulary[tokens], 0).astype(np.uint64)
+
+    def _number_of_token(self, key: int) -> int:
+        number = self._token_number.get(key)
+        if number is None:
+            number = self._token_number[key] = len(self._token_number)
+            if number == len(self.vocabulary):
+                self.vocabulary = _doubled(self.vocabulary, 0)
+            self.vocabulary[number] = key
+        return number
 
     def _append(self, key: int) -> int:
         i = len(self.ids)
         if i == self.capacity:
-            for name in ("keys", "tokens", "servable"):
-                old = getattr(self, name)
-                new = np.zeros((2 * i, *old.shape[1:]), old.dtype)
-                new[:i] = old
-                setattr(self, name, new)
+            self.keys, self.servable = _doubled(self.keys, 0), _doubled(self.servable, 0)
+            self.tokens = _doubled(self.tokens, -1)
         self.ids.append(UNKNOWN)
         self._by_key[key] = i
         self.keys[i] = key
-        self.tokens[i, 0] = key
+        self.tokens[i, 0] = self._number_of_token(key)
         return i
+
+
+def _doubled(array: NDArray[Any], empty: int) -> NDArray[Any]:
+    out = np.full((2 * len(array), *array.shape[1:]), empty, array.dtype)
+    out[: len(array)] = array
+    return out

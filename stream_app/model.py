@@ -1,11 +1,13 @@
 """The compiled default model: FTRL-Proximal logistic regression with River's interface.
 
-State lives in a structure of arrays, an open-addressing hash table keyed by 64-bit tokens, so one compiled
-call learns or scores thousands of examples without a Python object per feature::
+State lives in an open-addressing hash table keyed by 64-bit tokens, so one compiled call learns or scores
+thousands of examples without a Python object per feature. A slot is half a cache line, so a token costs one
+read of the memory::
 
-    keys  uint64 (capacity,)       0 marks a free slot
-    zn    float64 (capacity, 2)    FTRL's dual z and Σg²: the weight is their closed form, never stored
-    seen  int64 (capacity, 2)      how many examples touched the slot, and the last step that did
+    token uint64 (0 marks a free slot) · z float64 · Σg² float64 · last step (40 bits) and count (24 bits)
+
+z and Σg² are FTRL's state: the weight is their closed form and never stored. `seen` is the last step that
+touched the feature and how many examples did, up to 2²⁴ − 1.
 
 The table doubles when it is 3/4 full, until `max_features`. There the least salient eighth (½w²Σg², ties: the
 stalest) is forgotten in one sweep, so the bound is never exceeded. Which features are kept depends on the
@@ -36,6 +38,8 @@ _START = 1 << 10  # slots of an empty table
 _CLIP = 1e6  # values and gradients beyond ±1e6 are clipped: sums of squares stay far from overflow
 _MULTIPLIER = 0x9E3779B97F4A7C15  # 2⁶⁴ / golden ratio: Fibonacci hashing
 _EMPTY = np.empty(0, np.float32)
+_COUNT_BITS = 24
+_MAX_COUNT = (1 << _COUNT_BITS) - 1
 
 
 class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped here
@@ -54,7 +58,7 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
     intercept
         Learn an unregularised constant.
     max_features
-        How many features are kept at most; each costs 40 bytes, the table up to twice that.
+        How many features are kept at most; each costs 32 bytes, the table up to three times that.
 
     Examples
     --------
@@ -99,9 +103,8 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         self._step = 0
 
     def _allocate(self, capacity: int) -> None:
-        self._keys = np.zeros(capacity, np.uint64)
-        self._zn = np.zeros((capacity, 2), np.float64)
-        self._seen = np.zeros((capacity, 2), np.int64)
+        self._table = np.zeros((capacity, 4), np.uint64)
+        self._real = self._table.view(np.float64)  # the same memory: z and Σg² are columns 1 and 2
 
     # River's interface
 
@@ -180,10 +183,10 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         p = np.empty(n, np.float64)
         done = 0
         while done < n:
-            limit = min(len(self._keys) * 3 // 4, self.max_features)
+            limit = min(len(self._table) * 3 // 4, self.max_features)
             done, self._used = _learn(
-                self._keys, self._zn, self._seen, self._constant, self._hyper, self._used, limit,
-                self._step, keys, values, indptr, labels, weights, done, p,
+                self._table, self._real, self._constant, self._hyper, self._used, limit, self._step,
+                keys, values, indptr, labels, weights, done, p,
             )  # fmt: skip
             if done < n:
                 self._make_room(int(indptr[done + 1] - indptr[done]))
@@ -196,14 +199,14 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         """The logits of encoded examples, float64 (n,); see `learn_many_encoded` for the layout."""
         keys, values, indptr = _batch(keys, values, indptr)
         out = np.empty(len(indptr) - 1, np.float64)
-        _score(self._keys, self._zn, self._constant, self._hyper, keys, values, indptr, out)
+        _score(self._table, self._real, self._constant, self._hyper, keys, values, indptr, out)
         return out
 
     def lookup(self, keys: NDArray[np.uint64]) -> NDArray[np.float32]:
         """The weights of tokens, float32 (n,); 0 for a token that is not held."""
         keys = np.ascontiguousarray(keys, np.uint64)
         out = np.empty(len(keys), np.float32)
-        _lookup(self._keys, self._zn, self._hyper, keys, out)
+        _lookup(self._table, self._real, self._hyper, keys, out)
         return out
 
     # State
@@ -222,7 +225,7 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
     @property
     def nbytes(self) -> int:
         """Bytes of the feature table."""
-        return self._keys.nbytes + self._zn.nbytes + self._seen.nbytes
+        return self._table.nbytes
 
     @property
     def _raw_memory_usage(self) -> int:
@@ -240,21 +243,21 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         >>> len(model.touched_since(0)[0]), len(model.touched_since(1)[0]), len(model.touched_since(2)[0])
         (2, 1, 0)
         """
-        slots = np.flatnonzero(self._seen[:, 1] > step)
-        keys = np.sort(self._keys[slots])
+        touched = self._table[:, 3] >> np.uint64(_COUNT_BITS) > np.uint64(max(step, 0))
+        keys = np.sort(self._table[touched, 0])
         return keys, self.lookup(keys)
 
     def weight_snapshot(self) -> Snapshot:
         """A frozen copy of the weights and their statistics: what `pruning.snapshot` asks models for."""
-        slots = self._sorted_slots()
-        z, n = np.ascontiguousarray(self._zn[slots].T)
+        rows = self._sorted_rows()
+        z, n = np.ascontiguousarray(rows.view(np.float64)[:, 1:3].T)
         return Snapshot(
-            keys=self._keys[slots],
+            keys=rows[:, 0].copy(),
             weights=_closed_form(z, n, *self._hyper[:4]),
             curvature=n,
             dual=z,
-            count=self._seen[slots, 0],
-            last_step=self._seen[slots, 1],
+            count=(rows[:, 3] & np.uint64(_MAX_COUNT)).astype(np.int64),
+            last_step=(rows[:, 3] >> np.uint64(_COUNT_BITS)).astype(np.int64),
             intercept=self.intercept_weight,
             step=self._step,
         )
@@ -265,25 +268,21 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         With `keep_curvature` the slot and its Σg² stay, so that a feature that comes back starts with its
         small learning rate: that cuts the damage of eviction. Without, the slots are freed.
         """
-        wanted = np.isin(self._keys, np.asarray(keys, np.uint64)) & (self._keys != 0)
+        held = self._table[:, 0] != 0
+        wanted = np.isin(self._table[:, 0], np.asarray(keys, np.uint64)) & held
         if keep_curvature:
-            self._zn[wanted, 0] = 0.0
+            self._real[wanted, 1] = 0.0
         else:
-            self._rebuild(np.flatnonzero(~wanted & (self._keys != 0)), len(self._keys))
+            self._rebuild(self._table[held & ~wanted], len(self._table))
         return int(wanted.sum())
 
     def to_bytes(self) -> bytes:
         """The whole state as checksummed bytes, without pickle; equal states give equal bytes."""
-        slots = self._sorted_slots()
         meta = {
             "alpha": self.alpha, "beta": self.beta, "l1": self.l1, "l2": self.l2,
             "intercept": bool(self.intercept), "max_features": int(self.max_features), "step": self._step,
         }  # fmt: skip
-        arrays = {
-            "keys": self._keys[slots], "zn": self._zn[slots], "seen": self._seen[slots],
-            "constant": self._constant,
-        }  # fmt: skip
-        return seal(_MAGIC, _FORMAT, meta, arrays)
+        return seal(_MAGIC, _FORMAT, meta, {"rows": self._sorted_rows(), "constant": self._constant})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> FTRLClassifier:
@@ -297,37 +296,34 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         meta, arrays = unseal(data, _MAGIC, _FORMAT)
         step = meta.pop("step")
         model = cls(**meta)
-        keys = arrays["keys"]
         capacity = _START
-        while capacity * 3 // 4 < min(len(keys), model.max_features):
+        while capacity * 3 // 4 < len(arrays["rows"]):
             capacity *= 2
-        model._allocate(capacity)
+        model._rebuild(arrays["rows"].copy(), capacity)
         model._constant[:] = arrays["constant"]
-        _place(model._keys, model._zn, model._seen, keys, arrays["zn"], arrays["seen"])
-        model._used, model._step = len(keys), step
+        model._step = step
         return model
 
-    def _sorted_slots(self) -> NDArray[np.intp]:
-        slots = np.flatnonzero(self._keys)
-        return slots[np.argsort(self._keys[slots])]
+    def _sorted_rows(self) -> NDArray[np.uint64]:
+        rows: NDArray[np.uint64] = self._table[self._table[:, 0] != 0]
+        return rows[np.argsort(rows[:, 0])].copy()
 
     def _make_room(self, need: int) -> None:
-        capacity = len(self._keys)
+        capacity = len(self._table)
+        rows = self._table[self._table[:, 0] != 0]
         if self._used + need <= self.max_features:
-            self._rebuild(np.flatnonzero(self._keys), capacity * 2)
+            self._rebuild(rows, capacity * 2)
             return
         keep = min(self.max_features - self.max_features // 8, self.max_features - need)
-        slots = np.flatnonzero(self._keys)
-        z, n = self._zn[slots].T
+        z, n = rows.view(np.float64)[:, 1:3].T
         saliency = _closed_form(z, n, *self._hyper[:4]) ** 2 * n
-        order = np.lexsort((self._keys[slots], -self._seen[slots, 1], -saliency))
-        self._rebuild(slots[order[:keep]], capacity)
+        order = np.lexsort((rows[:, 0], ~rows[:, 3] >> np.uint64(_COUNT_BITS), -saliency))
+        self._rebuild(rows[order[:keep]], capacity)
 
-    def _rebuild(self, slots: NDArray[np.intp], capacity: int) -> None:
-        keys, zn, seen = self._keys[slots], self._zn[slots], self._seen[slots]
+    def _rebuild(self, rows: NDArray[np.uint64], capacity: int) -> None:
         self._allocate(capacity)
-        _place(self._keys, self._zn, self._seen, keys, zn, seen)
-        self._used = len(keys)
+        _place(self._table, rows)
+        self._used = len(rows)
 
 
 def _batch(
@@ -371,23 +367,20 @@ def _find(table, key):  # type: ignore[no-untyped-def]
     mask = np.uint64(len(table) - 1)
     h = key * np.uint64(_MULTIPLIER)
     slot = (h ^ (h >> np.uint64(32))) & mask
-    while table[slot] != key and table[slot] != 0:
+    while table[slot, 0] != key and table[slot, 0] != 0:
         slot = (slot + np.uint64(1)) & mask
     return slot
 
 
 @nb.njit(cache=True, nogil=True)
-def _place(table, zn, seen, keys, new_zn, new_seen):  # type: ignore[no-untyped-def]  # noqa: PLR0917
-    for i in range(len(keys)):
-        slot = _find(table, keys[i])
-        table[slot] = keys[i]
-        zn[slot] = new_zn[i]
-        seen[slot] = new_seen[i]
+def _place(table, rows):  # type: ignore[no-untyped-def]
+    for i in range(len(rows)):
+        table[_find(table, rows[i, 0])] = rows[i]
 
 
 @nb.njit(cache=True, nogil=True)
 def _learn(  # type: ignore[no-untyped-def]  # noqa: PLR0917
-    table, zn, seen, constant, hyper, used, limit, step, keys, values, indptr, labels, weights, start, p_out
+    table, real, constant, hyper, used, limit, step, keys, values, indptr, labels, weights, start, p_out
 ):  # fmt: skip
     """Learn examples from `start` on; stop before one that might not fit and return its number."""
     longest = 0
@@ -405,12 +398,12 @@ def _learn(  # type: ignore[no-untyped-def]  # noqa: PLR0917
         for j in range(first, last):
             slot = _find(table, keys[j])
             slots[j - first] = slot
-            if table[slot] == 0:
-                table[slot] = keys[j]
+            if table[slot, 0] == 0:
+                table[slot, 0] = keys[j]
                 used += 1
             else:
                 value = min(max(np.float64(values[j]), -_CLIP), _CLIP)
-                logit += _weight(zn[slot, 0], zn[slot, 1], hyper) * value
+                logit += _weight(real[slot, 1], real[slot, 2], hyper) * value
         p = 1.0 / (1.0 + math.exp(-min(max(logit, -35.0), 35.0)))
         p_out[i] = p
         error = p - labels[i]
@@ -420,12 +413,13 @@ def _learn(  # type: ignore[no-untyped-def]  # noqa: PLR0917
             slot = slots[j - first]
             value = min(max(np.float64(values[j]), -_CLIP), _CLIP)
             g = min(max(error * value, -_CLIP), _CLIP)
-            z, n = zn[slot, 0], zn[slot, 1]
+            z, n = real[slot, 1], real[slot, 2]
             total = n + g * g
-            zn[slot, 0] = z + g - (math.sqrt(total) - math.sqrt(n)) / alpha * _weight(z, n, hyper)
-            zn[slot, 1] = total
-            seen[slot, 0] += 1
-            seen[slot, 1] = step + i + 1
+            real[slot, 1] = z + g - (math.sqrt(total) - math.sqrt(n)) / alpha * _weight(z, n, hyper)
+            real[slot, 2] = total
+            count = table[slot, 3] & np.uint64(_MAX_COUNT)
+            count += np.uint64(count < np.uint64(_MAX_COUNT))
+            table[slot, 3] = np.uint64(step + i + 1) << np.uint64(_COUNT_BITS) | count
         if hyper[4] != 0.0:
             g = min(max(error, -_CLIP), _CLIP)
             z, n = constant[0], constant[1]
@@ -437,7 +431,7 @@ def _learn(  # type: ignore[no-untyped-def]  # noqa: PLR0917
 
 
 @nb.njit(cache=True, nogil=True)
-def _score(table, zn, constant, hyper, keys, values, indptr, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _score(table, real, constant, hyper, keys, values, indptr, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917
     start = 0.0
     if hyper[4] != 0.0 and constant[1] > 0.0:
         start = -constant[0] * hyper[0] / (hyper[1] + math.sqrt(constant[1]))
@@ -445,14 +439,14 @@ def _score(table, zn, constant, hyper, keys, values, indptr, out):  # type: igno
         logit = start
         for j in range(indptr[i], indptr[i + 1]):
             slot = _find(table, keys[j])
-            if table[slot] != 0:
+            if table[slot, 0] != 0:
                 value = min(max(np.float64(values[j]), -_CLIP), _CLIP)
-                logit += _weight(zn[slot, 0], zn[slot, 1], hyper) * value
+                logit += _weight(real[slot, 1], real[slot, 2], hyper) * value
         out[i] = logit
 
 
 @nb.njit(cache=True, nogil=True)
-def _lookup(table, zn, hyper, keys, out):  # type: ignore[no-untyped-def]
+def _lookup(table, real, hyper, keys, out):  # type: ignore[no-untyped-def]
     for i in range(len(keys)):
         slot = _find(table, keys[i])
-        out[i] = _weight(zn[slot, 0], zn[slot, 1], hyper) if table[slot] != 0 else 0.0
+        out[i] = _weight(real[slot, 1], real[slot, 2], hyper) if table[slot, 0] != 0 else 0.0

@@ -14,7 +14,7 @@ grow; the score of *i* as a neighbour of *j* is  c[j,i] / ((1 + n_j)^½ (1 + n_i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
@@ -50,7 +50,8 @@ class CoVisits(NamedTuple):
 class ItemStats(NamedTuple):
     """Counters per item; trends are stored as of the item's last step."""
 
-    count: NDArray[np.float32]  # (n,) feedback events
+    count: NDArray[np.float32]  # (n,) feedback, in views
+    discount: NDArray[np.float32]  # (n,) (1 + count)^−TARGET_POWER, what popular neighbours are divided by
     first: NDArray[np.int64]  # (n,) step of the first event, −1 before it
     last: NDArray[np.int64]  # (n,) step of the latest event, −1 before it
     trend: NDArray[np.float32]  # (n, 2) exponentially decayed counts, one per half-life
@@ -82,6 +83,7 @@ def new_stats(n: int = 1024) -> ItemStats:
     """Empty counters with room for `n` items."""
     return ItemStats(
         count=np.zeros(n, np.float32),
+        discount=np.ones(n, np.float32),
         first=np.full(n, -1, np.int64),
         last=np.full(n, -1, np.int64),
         trend=np.zeros((n, 2), np.float32),
@@ -98,24 +100,37 @@ def new_neighbours(n: int, width: int) -> Neighbours:
     )
 
 
-def grown(array: NDArray, n: int) -> NDArray:
-    """`array` with at least `n` rows; new rows repeat what a fresh table holds."""
+def grown(array: NDArray[Any], n: int, empty: float) -> NDArray[Any]:
+    """`array` with at least `n` rows, by doubling; new rows hold `empty`."""
     if len(array) >= n:
         return array
-    size = max(n, 2 * len(array))
-    fill = -1 if array.dtype in (np.int64, np.int32) else 0
-    out = np.full((size, *array.shape[1:]), fill, array.dtype)
+    out = np.full((max(n, 2 * len(array)), *array.shape[1:]), empty, array.dtype)
     out[: len(array)] = array
     return out
 
 
+def grow_stats(stats: ItemStats, n: int) -> ItemStats:
+    """The counters with room for `n` items."""
+    empty = ItemStats(count=0, discount=1, first=-1, last=-1, trend=0, by_length=0)  # type: ignore[arg-type]
+    return ItemStats(*(grown(a, n, e) for a, e in zip(stats, empty, strict=True)))  # type: ignore[arg-type]
+
+
+def grow_neighbours(neighbours: Neighbours, n: int) -> Neighbours:
+    """The served rows with room for `n` items."""
+    return Neighbours(
+        grown(neighbours.item, n, -1), grown(neighbours.score, n, 0), grown(neighbours.scale, n, 0)
+    )
+
+
 def grow_covisits(graph: CoVisits, n: int, events: int) -> CoVisits:
-    """The graph with room for `n` items and for `events` more events, compacted if that is enough."""
+    """The graph with room for `n` items and for `events` more events, compacted when the arena is short."""
     spare = events * (WINDOW + 1) * MAX_ROW
-    per_item = {name: grown(getattr(graph, name), n) for name in ("start", "length", "capacity", "touched")}
-    for name in ("start", "length", "capacity"):
-        per_item[name][len(getattr(graph, name)) :] = 0
-    graph = graph._replace(**per_item)
+    graph = graph._replace(
+        start=grown(graph.start, n, 0),
+        length=grown(graph.length, n, 0),
+        capacity=grown(graph.capacity, n, 0),
+        touched=grown(graph.touched, n, -1),
+    )
     if graph.end[0] + spare <= len(graph.item):
         return graph
     item, weight, start, end = _compact(graph)
@@ -217,6 +232,7 @@ def learn_visit(graph, stats, history, length, item, amount, step):  # type: ign
 
     graph.touched[item] = step
     stats.count[item] += amount
+    stats.discount[item] = np.float32(1.0 + stats.count[item]) ** np.float32(-TARGET_POWER)
     stats.by_length[item, length_bucket(length)] += amount
     gap = step - stats.last[item]
     for t in range(2):
@@ -228,31 +244,28 @@ def learn_visit(graph, stats, history, length, item, amount, step):  # type: ign
 
 
 @nb.njit(cache=True, nogil=True)
-def export_rows(graph, count, items, out, width):  # type: ignore[no-untyped-def]
-    """Write the best `width` neighbours of each of `items` into `out`, scored, sorted and quantized.
+def export_rows(graph, stats, items, out):  # type: ignore[no-untyped-def]
+    """Write the best neighbours of each of `items` (r,) into the rows of `out`: scored, sorted, quantized.
 
-    The score keeps 8 bits: the row's scale is its best score / 255, rounded to nearest.
+    A score keeps 8 bits: the row's scale is its best score / 255, levels are rounded to nearest, so that
+    the error is at most half a scale. Neighbours whose level is 0 are left out.
     """
+    width = out.item.shape[1]
     for x in range(len(items)):
         j = items[x]
-        out.item[j, :] = -1
-        out.score[j, :] = 0
-        out.scale[j] = 0.0
-        length = graph.length[j]
+        length, start = graph.length[j], graph.start[j]
         if length == 0:
             continue
-        start = graph.start[j]
-        source = np.float32(1.0 + count[j]) ** np.float32(SOURCE_POWER)
+        source = np.float32(1.0 + stats.count[j]) ** np.float32(-SOURCE_POWER)
         score = np.empty(length, np.float32)
         for k in range(length):
-            n_i = np.float32(1.0 + count[graph.item[start + k]])
-            score[k] = graph.weight[start + k] / (source * n_i ** np.float32(TARGET_POWER))
-        order = np.argsort(-score, kind="mergesort")
-        best = score[order[0]]
-        out.scale[j] = best / np.float32(255.0)
+            score[k] = -graph.weight[start + k] * source * stats.discount[graph.item[start + k]]
+        order = np.argsort(score, kind="mergesort")
+        best = -score[order[0]]
+        out.scale[x] = best / np.float32(255.0)
         for k in range(min(length, width)):
-            level = np.uint8(np.rint(score[order[k]] / best * np.float32(255.0)))
+            level = np.uint8(np.rint(-score[order[k]] / best * np.float32(255.0)))
             if level == 0:
                 break
-            out.item[j, k] = graph.item[start + order[k]]
-            out.score[j, k] = level
+            out.item[x, k] = graph.item[start + order[k]]
+            out.score[x, k] = level

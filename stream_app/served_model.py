@@ -11,9 +11,9 @@ from pruning.weights import Snapshot
 from stream_app.candidates import Scratch, new_scratch
 from stream_app.features import N_NUMBERS, NUMBER_TOKENS
 from stream_app.item_index import ItemIndex
-from stream_app.ranking import View, Weights, lookup_all, put_fresh, sum_item_tokens
+from stream_app.scoring import View, Weights, lookup_all, put_fresh, sum_item_tokens
 from stream_app.release import Overlay, Release, Tables
-from stream_app.retrieval import grown, new_covisits, new_neighbours, new_stats
+from stream_app.retrieval import grow_neighbours, grow_stats, new_covisits, new_neighbours, new_stats
 
 NEIGHBOURS = 100  # served neighbours per item
 NO_ITEMS: NDArray[np.int32] = np.zeros(0, np.int32)
@@ -21,8 +21,8 @@ NO_ITEMS: NDArray[np.int32] = np.zeros(0, np.int32)
 
 def empty_artefact() -> Artefact:
     """A ranker without weights, for the time before the first release."""
-    none = Snapshot(keys=np.zeros(0, np.uint64), weights=np.zeros(0), curvature=np.zeros(0))
-    return Artefact.build(none, np.zeros(0, bool), Float32())
+    one = Snapshot(keys=np.ones(1, np.uint64), weights=np.ones(1), curvature=np.ones(1))
+    return Artefact.build(one, np.zeros(1, np.bool_), Float32())  # and none of it is kept
 
 
 class FreshWeights:
@@ -85,7 +85,7 @@ class ServedModel:
         self._neighbours = new_neighbours(items.capacity, width)
         self._stats = new_stats(items.capacity)
         self._view: View | None = None
-        self._scratch = new_scratch(0)
+        self._scratch = new_scratch(0, 0)
 
     def load(self, release: Release, version: str) -> None:
         """Serve another release; what overlays brought is dropped with the old one."""
@@ -126,9 +126,13 @@ class ServedModel:
     def _grow(self) -> None:
         n = self.items.capacity
         if len(self._stats.count) < n:
-            self._stats = self._stats._make(grown(a, n) for a in self._stats)
-            self._neighbours = self._neighbours._make(grown(a, n) for a in self._neighbours)
+            self._stats = grow_stats(self._stats, n)
+            self._neighbours = grow_neighbours(self._neighbours, n)
             self._view = None
+
+    def _fits(self, view: View) -> bool:
+        """Whether the view's tables are the index's present ones; growing replaces them."""
+        return view.item_tokens is self.items.tokens and view.vocabulary is self.items.vocabulary
 
     def touch(self) -> None:
         """Say that item tokens changed, so that what is computed from them is computed again."""
@@ -138,7 +142,7 @@ class ServedModel:
     def view(self) -> View:
         """What kernels read now; made again after each change."""
         self._grow()
-        if self._view is None or len(self._view.servable) != self.items.capacity:
+        if self._view is None or not self._fits(self._view):
             self._view = make_view(
                 View(
                     learned=False,
@@ -147,6 +151,7 @@ class ServedModel:
                     stats=self._stats,
                     weights=bare_weights(self._ranker, self._fresh, self._mean, self._inv_std),
                     item_tokens=self.items.tokens,
+                    vocabulary=self.items.vocabulary,
                     servable=self.items.servable,
                     pool=self._pool,
                     step=self.step,
@@ -157,8 +162,9 @@ class ServedModel:
     @property
     def scratch(self) -> Scratch:
         """Working memory that fits the view."""
-        if len(self._scratch.mark) < self.items.capacity:
-            self._scratch = new_scratch(self.items.capacity)
+        n, v = self.items.capacity, len(self.items.vocabulary)
+        if len(self._scratch.mark) < n or len(self._scratch.cross) < v:
+            self._scratch = new_scratch(n, v)
         return self._scratch
 
 
@@ -181,7 +187,9 @@ def make_view(view: View) -> View:
     """Fill in what follows from the weights: those of the numbers, and each item's own part of the score."""
     numbers = np.empty(NUMBER_TOKENS.size, np.float32)
     lookup_all(view.weights, NUMBER_TOKENS.ravel(), numbers)
-    item = np.zeros(len(view.item_tokens), np.float32)
-    sum_item_tokens(view.weights, view.item_tokens, item)
+    tokens = np.empty(len(view.vocabulary), np.float32)
+    lookup_all(view.weights, view.vocabulary, tokens)
+    item = np.empty(len(view.item_tokens), np.float32)
+    sum_item_tokens(tokens, view.item_tokens, item)
     weights = view.weights._replace(numbers=numbers.reshape(NUMBER_TOKENS.shape), item=item)
     return view._replace(weights=weights)

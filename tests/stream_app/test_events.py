@@ -36,9 +36,8 @@ from stream_app.records import LATEST_MS
 T_MS = 1_767_607_200_123
 CONTRACT = {
     "event_id": "018f", "event_type": "add_to_cart", "event_time": "2026-01-05T10:00:00.123Z",
-    "user_id": "u1",
-    "anonymous_id": "a9", "session_id": "s1", "item_id": "sku-1", "value": 18.99, "currency": "USD",
-    "quantity": 1,
+    "user_id": "u1", "anonymous_id": "a9", "session_id": "s1",
+    "item_id": "sku-1", "value": 18.99, "currency": "USD", "quantity": 1,
     "request_id": "rec-77", "items": [{"item_id": "sku-1", "price": 18.99, "quantity": 1, "position": 3}],
     "context": {"device": "ios"}, "attributes": {},
 }  # fmt: skip
@@ -56,14 +55,7 @@ class FakeMessage(NamedTuple):
 
 def raw(**changes: Any) -> bytes:
     """A valid event with some members changed; None removes a member."""
-    message = {
-        "event_type": "view_item",
-        "event_time": T_MS,
-        "user_id": "u1",
-        "item_id": "a",
-        "event_id": "e1",
-    }
-    return json.dumps({k: v for k, v in (message | changes).items() if v is not None}).encode()
+    return json.dumps({k: v for k, v in (VIEW | changes).items() if v is not None}).encode()
 
 
 def error(message: bytes | None, **options: Any) -> EventError:

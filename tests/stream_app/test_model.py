@@ -70,7 +70,7 @@ def test_the_bound_is_never_exceeded_and_restarts_are_exact(bound: int, seed: in
         part = slice(indptr[i], indptr[i + 100])
         model.learn_many_encoded(keys[part], values[part], indptr[i : i + 101] - indptr[i], y[i : i + 100])
         assert len(model) <= bound
-        assert len(model) == np.count_nonzero(model._keys)
+        assert len(model) == np.count_nonzero(model._table[:, 0])
         if i == 200:
             restored = FTRLClassifier.from_bytes(model.to_bytes())
             assert restored.to_bytes() == model.to_bytes()

@@ -1,0 +1,371 @@
+"""Prequential evaluation: every model answers the plan's questions, then learns, event by event.
+
+    records ──make_plan──▶ Plan ──run (once per model)──▶ Answers ──evaluate──▶ EvaluationReport
+
+See `stream_app.prequential` for what is asked and `stream_app.protocols` for what a model must offer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app import metrics
+from stream_app.evaluation_report import EvaluationReport, ModelQuality, plot, render
+from stream_app.events import DEFAULT_WEIGHTS, Event, Item
+from stream_app.prequential import Impression, Plan, Question, Record, make_plan
+from stream_app.protocols import ProbabilityModel, Recommender, Scorer
+
+__all__ = ["Answers", "EvaluationReport", "ModelQuality", "evaluate", "plot", "render", "run"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of the model, the records done and all records."""
+
+HISTORY_EDGES = (0, 1, 4, 12, 40)  # items a user chose before: new, short … long
+NEW_ITEM_EVENTS = 10
+CURVE_BINS = 100
+_PROGRESS_EVERY = 500  # records
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What one model answered to a plan.
+
+    Attributes
+    ----------
+    rank
+        Place of the right item in the list, from 0, or `metrics.ABSENT`, `(n,)`.
+    score
+        Scores of the right item and of the sampled negative, `(n, 2)`; nan without a `Scorer`.
+    proba
+        Their probabilities, `(n, 2)`; nan without a `ProbabilityModel`.
+    novelty
+        Mean self-information of each list in bits, `(number of lists,)`; nan for an empty list.
+    impression_ndcg
+        NDCG of each impression, `(number of impressions,)`; empty without a `Scorer`.
+    recommended
+        The items that were in any list.
+    dropped
+        Places of lists that went to an item that was seen, named twice, or beyond `k`.
+    seconds
+        Time of the whole run.
+    """
+
+    rank: Ints
+    score: Floats
+    proba: Floats
+    novelty: Floats
+    impression_ndcg: Floats
+    recommended: frozenset[str]
+    dropped: int
+    seconds: float
+
+
+def evaluate(
+    records: Iterable[Record],
+    models: Mapping[str, Recommender],
+    *,
+    k: int = 10,
+    exclude_seen: bool = True,
+    weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+    rating_threshold: float = 4.0,
+    shuffle: bool | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> EvaluationReport:
+    """Test and teach each model on the same stream, and report how good it was.
+
+    Parameters
+    ----------
+    records
+        Events, items and users as `stream_app.formats.read` yields them. Events that are out of time order
+        are sorted, and counted.
+    models
+        Name → a model that has learned nothing yet. It is trained by the evaluation.
+    k
+        Length of the lists.
+    exclude_seen
+        Items the user already chose are not recommended and such events are not scored; False scores them.
+    weights, rating_threshold
+        What positive feedback is; see `stream_app.events.feedback`.
+    shuffle
+        Whether to draw the order of one user's events with equal times by lot; None decides by the data.
+    seed
+        Of those lots and of the sampled negatives that AUC and logloss need.
+    progress
+        Called now and then.
+    clock
+        Seconds, for the durations in the report.
+
+    Examples
+    --------
+    >>> from stream_app.baselines import Popularity
+    >>> views = [Event(str(t), "view_item", t * 1000, f"u{t % 7}", item_id=f"i{t % 3}") for t in range(21)]
+    >>> report = evaluate(views, {"popularity": Popularity()}, k=2)
+    >>> report.tests, report.models["popularity"].metrics["recall@2"]
+    (21, 0.809...)
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; a list has at least one place")
+    started = clock()
+    plan = make_plan(
+        records,
+        exclude_seen=exclude_seen,
+        weights=weights,
+        rating_threshold=rating_threshold,
+        shuffle=shuffle,
+        seed=seed,
+    )
+    slices = slice_masks(plan)
+    qualities: dict[str, ModelQuality] = {}
+    for name, model in models.items():
+        tell = None if progress is None else (lambda done, n, name=name: progress(name, done, n))
+        answers = run(model, plan, k=k, exclude_seen=exclude_seen, progress=tell, clock=clock)
+        qualities[name] = _quality(plan, answers, slices, k)
+    return EvaluationReport(
+        events=plan.n_events,
+        users=plan.n_users,
+        items=plan.n_items,
+        seconds=clock() - started,
+        k=k,
+        exclude_seen=exclude_seen,
+        seed=seed,
+        tests=plan.n_tests,
+        first_time=int((~plan.is_known).sum()),
+        repeated=plan.n_repeated,
+        impressions=len(plan.impressions),
+        out_of_order=plan.n_out_of_order,
+        shuffled=plan.n_shuffled,
+        curve_events=tuple(int(plan.event[b[-1]]) + 1 for b in _curve_bins(plan.n_tests)),
+        models=qualities,
+        test_users=plan.user,
+    )
+
+
+# ---------------------------------------------------------------------------------- one model
+
+
+def run(
+    model: Recommender,
+    plan: Plan,
+    *,
+    k: int = 10,
+    exclude_seen: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Answers:
+    """Ask a model the plan's questions in order and teach it each event after its questions.
+
+    An exception of the model passes through, with a note that names the event.
+    """
+    started = clock()
+    examiner = _Examiner(model, plan.n_tests, k, exclude_seen)
+    for index, record in enumerate(plan.records):
+        if progress is not None and index % _PROGRESS_EVERY == 0:
+            progress(index, len(plan.records))
+        if isinstance(record, Item):
+            model.observe_item(record)
+        elif not isinstance(record, Event):
+            model.observe_user(record)
+        else:
+            try:
+                examiner.ask(record, plan.questions.get(index, ()))
+                examiner.ask_impression(record, plan.impressions.get(index))
+                model.observe(record)
+            except Exception as error:
+                error.add_note(f"while {type(model).__name__} was evaluated at event {record.event_id!r}")
+                raise
+    if progress is not None:
+        progress(len(plan.records), len(plan.records))
+    return examiner.answers(clock() - started)
+
+
+class _Examiner:
+    """Asks one model and keeps its answers."""
+
+    def __init__(self, model: Recommender, n_tests: int, k: int, exclude_seen: bool) -> None:
+        self.model = model
+        self.scorer = model if isinstance(model, Scorer) else None
+        self.probability_model = model if isinstance(model, ProbabilityModel) else None
+        self.k = k
+        self.exclude_seen = exclude_seen
+        self.rank = np.full(n_tests, metrics.ABSENT, dtype=np.int64)
+        self.score = np.full((n_tests, 2), np.nan)
+        self.proba = np.full((n_tests, 2), np.nan)
+        self.novelty: list[float] = []
+        self.impression_ndcg: list[float] = []
+        self.recommended: set[str] = set()
+        self.dropped = 0
+        self.n_asked = 0
+        self.seen: dict[str, set[str]] = {}  # user → items of earlier tests
+        self.counts: dict[str, int] = {}  # item → earlier tests
+
+    def ask(self, event: Event, questions: Sequence[Question]) -> None:
+        if not questions:
+            return
+        seen = self.seen.setdefault(event.user_id, set())
+        ranked = self._ranked(event, seen)
+        places = {item_id: place for place, item_id in enumerate(ranked)}
+        for n, q in enumerate(questions, start=self.n_asked):
+            if q.is_known:
+                self.rank[n] = places.get(q.item_id, metrics.ABSENT)
+            if q.negative_id is not None:
+                self._compare(n, event, [q.item_id, q.negative_id])
+        counts = [self.counts.get(item_id, 0) for item_id in ranked]
+        self.novelty.append(metrics.mean(metrics.self_information(counts, self.n_asked)))
+        self.n_asked += len(questions)
+        for q in questions:
+            seen.add(q.item_id)
+            self.counts[q.item_id] = self.counts.get(q.item_id, 0) + 1
+
+    def _ranked(self, event: Event, seen: set[str]) -> list[str]:
+        """The model's list without what must not be in it: seen items, repeated ones, places beyond k."""
+        answer = self.model.recommend(
+            event.user_id, event.event_time_ms, self.k, exclude_seen=self.exclude_seen
+        )
+        excluded = seen if self.exclude_seen else ()
+        ranked = [item_id for item_id in dict.fromkeys(answer) if item_id not in excluded][: self.k]
+        self.dropped += len(answer) - len(ranked)
+        self.recommended.update(ranked)
+        return ranked
+
+    def _compare(self, n: int, event: Event, pair: Sequence[str]) -> None:
+        if self.scorer is not None:
+            self.score[n] = self.scorer.score_items(event.user_id, pair, event.event_time_ms)
+        if self.probability_model is not None:
+            self.proba[n] = self.probability_model.predict_proba(event.user_id, pair, event.event_time_ms)
+
+    def ask_impression(self, event: Event, impression: Impression | None) -> None:
+        if impression is None or self.scorer is None:
+            return
+        scores = self.scorer.score_items(
+            event.user_id, impression.item_ids, event.event_time_ms, impression.positions
+        )
+        order = metrics.order_by_score(scores, impression.item_ids)
+        relevant = [impression.item_ids[i] in impression.clicked for i in order]
+        self.impression_ndcg.append(metrics.ndcg_of_list(relevant, self.k))
+
+    def answers(self, seconds: float) -> Answers:
+        return Answers(
+            rank=self.rank,
+            score=self.score,
+            proba=self.proba,
+            novelty=np.array(self.novelty, dtype=np.float64),
+            impression_ndcg=np.array(self.impression_ndcg, dtype=np.float64),
+            recommended=frozenset(self.recommended),
+            dropped=self.dropped,
+            seconds=seconds,
+        )
+
+
+# ---------------------------------------------------------------------------------- from answers to quality
+
+
+def slice_masks(plan: Plan) -> dict[str, Bools]:
+    """Parts of the tests that are reported on their own: name → `(n,)`.
+
+    Head items are the most chosen ones that together have half of the tests; the tail is the rest.
+    """
+    masks: dict[str, Bools] = {}
+    for low, high in zip(HISTORY_EDGES, (*HISTORY_EDGES[1:], None), strict=True):
+        name = (
+            f"history {low}"
+            if high == low + 1
+            else f"history {low}+"
+            if high is None
+            else f"history {low}–{high - 1}"
+        )
+        masks[name] = (plan.history >= low) & (plan.history < (high or np.iinfo(np.int64).max))
+    is_new = plan.item_count < NEW_ITEM_EVENTS
+    masks["item first time"] = ~plan.is_known
+    masks[f"item new (< {NEW_ITEM_EVENTS} events)"] = plan.is_known & is_new
+    masks["item established"] = plan.is_known & ~is_new
+    is_head = _is_head(plan)
+    masks["item head"] = is_head
+    masks["item tail"] = ~is_head
+    for event_type in sorted(set(plan.event_type.tolist())):
+        masks[f"event {event_type}"] = plan.event_type == event_type
+    return masks
+
+
+def _is_head(plan: Plan) -> Bools:
+    items = [q.item_id for questions in plan.questions.values() for q in questions]
+    if not items:
+        return np.zeros(0, dtype=np.bool_)
+    _, item, count = np.unique(np.array(items), return_inverse=True, return_counts=True)
+    order = np.argsort(-count, kind="stable")
+    before = np.cumsum(count[order]) - count[order]
+    head = np.zeros(count.size, dtype=np.bool_)
+    head[order] = before < 0.5 * count.sum()
+    return head[item]
+
+
+def _curve_bins(n: int) -> list[Ints]:
+    return [b for b in np.array_split(np.arange(n), CURVE_BINS) if b.size]
+
+
+def _quality(plan: Plan, answers: Answers, slices: Mapping[str, Bools], k: int) -> ModelQuality:
+    rank = answers.rank
+    half = np.arange(plan.n_tests) >= plan.n_tests // 2
+    values = {
+        f"recall@{k}": metrics.recall_at_k(rank, k),
+        f"ndcg@{k}": metrics.ndcg_at_k(rank, k),
+        f"mrr@{k}": metrics.mrr_at_k(rank, k),
+        f"hit_rate@{k}": metrics.hit_rate_at_k(rank, plan.event, k),
+        f"recall@{k}_se": metrics.clustered_standard_error(metrics.hits(rank, k), plan.user),
+        f"ndcg@{k}_se": metrics.clustered_standard_error(metrics.gains(rank, k), plan.user),
+        f"coverage@{k}": _coverage(plan, answers),
+        f"novelty@{k}": metrics.mean(answers.novelty[~np.isnan(answers.novelty)]),
+        "auc": metrics.pairwise_auc(answers.score[:, 0], answers.score[:, 1]),
+        **_probability_metrics(answers),
+    }
+    if plan.impressions:
+        values[f"impression_ndcg@{k}"] = metrics.mean(answers.impression_ndcg)
+    bins = _curve_bins(plan.n_tests)
+    return ModelQuality(
+        metrics=values,
+        second_half=_ranking(rank[half], k),
+        conservative=_ranking(rank[plan.is_first_of_second], k),
+        slices={name: _ranking(rank[mask], k) for name, mask in slices.items()},
+        curve={
+            f"recall@{k}": tuple(metrics.recall_at_k(rank[b], k) for b in bins),
+            f"ndcg@{k}": tuple(metrics.ndcg_at_k(rank[b], k) for b in bins),
+        },
+        dropped=answers.dropped,
+        seconds=answers.seconds,
+        ranks=rank,
+    )
+
+
+def _ranking(rank: Ints, k: int) -> dict[str, float]:
+    return {
+        "tests": float(rank.size),
+        f"recall@{k}": metrics.recall_at_k(rank, k),
+        f"ndcg@{k}": metrics.ndcg_at_k(rank, k),
+    }
+
+
+def _coverage(plan: Plan, answers: Answers) -> float:
+    named = {i for record in plan.records if isinstance(record, Event) for i in record.item_ids()}
+    return len(answers.recommended & named) / len(named) if named else float("nan")
+
+
+def _probability_metrics(answers: Answers) -> dict[str, float]:
+    p = answers.proba.T.reshape(-1)  # (2n,): first the right items, then the negatives
+    y = np.repeat([1.0, 0.0], len(answers.proba))
+    y, p = y[~np.isnan(p)], p[~np.isnan(p)]
+    calibration = metrics.calibration(y, p)
+    return {
+        "logloss": metrics.log_loss(y, p),
+        "ece": calibration.ece,
+        "calibration_slope": calibration.slope,
+    }
