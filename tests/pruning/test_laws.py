@@ -19,7 +19,8 @@ from pruning.weights import snapshot
 OPTIMIZERS = [
     optim.SGD(0.1), optim.AdaGrad(0.1), optim.FTRLProximal(0.1), FTRLProximal(0.1),
     optim.Adam(0.01), optim.RMSProp(0.01), optim.Momentum(0.05), optim.NesterovMomentum(0.05),
-    optim.AMSGrad(0.01), optim.AdaMax(0.01), optim.Nadam(0.01), optim.AdaDelta(), optim.AdaBound(0.01), optim.Averager(optim.SGD(0.1)),
+    optim.AMSGrad(0.01), optim.AdaMax(0.01), optim.Nadam(0.01), optim.AdaDelta(),
+    optim.AdaBound(0.01), optim.Averager(optim.SGD(0.1)),
 ]  # fmt: skip
 
 CLASSIFIERS = {
