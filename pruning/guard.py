@@ -290,7 +290,7 @@ class Shadow:
         if self._broken:
             return GuardDecision("reject", "a loss of the candidate is NaN or infinite", evidence)
         if low > tolerance:
-            reason = f"on live events the loss rises by {mean:.5f}, surely by {low:.5f}; {tolerance:.5f} is accepted"
+            reason = f"live, the loss rises by {mean:.5f}, surely by {low:.5f}; {tolerance:.5f} is accepted"
             return GuardDecision("reject", reason, evidence)
         if n >= self.guard.min_samples and high <= tolerance:
             reason = f"live, the loss changes by {mean:+.5f} and surely by less than {tolerance:.5f}"

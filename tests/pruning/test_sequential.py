@@ -42,7 +42,7 @@ def test_a_candidate_at_the_edge_of_the_tolerance_is_promoted_in_few_of_1000_sha
 
 def test_shadows_decide_clear_cases_and_leave_close_ones() -> None:
     """Surely better: promote; surely worse: reject; equal with few events: undecided, which ends the test."""
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(7)
     verdicts = {}
     for shift in (-0.01, 0.01, 0.0005):
         shadow = Guard(tolerance=5e-4, min_samples=500).shadow(max_samples=3000)
