@@ -143,6 +143,7 @@ def evaluate(
         first_time=int((~plan.is_known).sum()),
         repeated=plan.n_repeated,
         impressions=len(plan.impressions),
+        impression_reference=_impression_reference(plan, k),
         out_of_order=plan.n_out_of_order,
         shuffled=plan.n_shuffled,
         curve_events=tuple(int(plan.event[b[-1]]) + 1 for b in _curve_bins(plan.n_tests)),
@@ -311,6 +312,17 @@ def _is_head(plan: Plan) -> Bools:
 
 def _curve_bins(n: int) -> list[Ints]:
     return [b for b in np.array_split(np.arange(n), CURVE_BINS) if b.size]
+
+
+def _impression_reference(plan: Plan, k: int) -> dict[str, float]:
+    """NDCG of the order in which the shop showed the lists, and of a random order."""
+    shown, drawn = [], []
+    for impression in plan.impressions.values():
+        relevant = [item_id in impression.clicked for item_id in impression.item_ids]
+        order = np.argsort(impression.positions, kind="stable")
+        shown.append(metrics.ndcg_of_list(np.array(relevant)[order], k))
+        drawn.append(metrics.random_ndcg(sum(relevant), len(relevant), k))
+    return {"as_shown": metrics.mean(shown), "random": metrics.mean(drawn)} if shown else {}
 
 
 def _quality(plan: Plan, answers: Answers, slices: Mapping[str, Bools], k: int) -> ModelQuality:

@@ -83,6 +83,8 @@ class EvaluationReport:
         Positive feedback on seen items, which was learned but not tested.
     impressions
         Shown lists with at least one later click.
+    impression_reference
+        NDCG of those lists as the shop showed them and in random order; empty without impressions.
     out_of_order, shuffled
         Events that were sorted to their place, and events with equal times whose order was drawn by lot.
     curve_events
@@ -104,6 +106,7 @@ class EvaluationReport:
     first_time: int
     repeated: int
     impressions: int
+    impression_reference: Mapping[str, float]
     out_of_order: int
     shuffled: int
     curve_events: tuple[int, ...]
@@ -143,6 +146,7 @@ class EvaluationReport:
                 "seed": self.seed,
                 **{name: getattr(self, name) for name in counts},
             },
+            "impression_reference": _plain(dict(self.impression_reference)),
             "curve_events": list(self.curve_events),
         }
 
