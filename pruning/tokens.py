@@ -13,10 +13,16 @@ large scale multitask learning. ICML.
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Hashable, Mapping
 from hashlib import blake2b
+from typing import Any
 
 import numba as nb
 import numpy as np
+from numpy.typing import NDArray
+
+from pruning.errors import NonFiniteError
 
 VALUE_BITS = 48
 VALUE_MASK = (1 << VALUE_BITS) - 1
@@ -45,7 +51,7 @@ def token(field: str, value: str) -> int:
 
 
 @nb.njit(nb.uint64(nb.uint64, nb.uint64, nb.uint64), cache=True, inline="always")
-def cross(field: int, a: int, b: int) -> int:
+def cross(field: np.uint64, a: np.uint64, b: np.uint64) -> np.uint64:
     """The token of the pair (`a`, `b`) in `field` (a `field_id`): ordered, compiled, callable from kernels.
 
     >>> f = np.uint64(field_id("gender×genre"))
@@ -59,3 +65,80 @@ def cross(field: int, a: int, b: int) -> int:
     h ^= h >> np.uint64(31)
     value = h & np.uint64(0xFFFFFFFFFFFF)
     return (np.uint64(field) << np.uint64(48)) | (value | np.uint64(value == np.uint64(0)))
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def feature_token(key: Hashable) -> int:
+    """The token of a feature name as River models use them: text, number or tuple.
+
+    ========================  =======================================
+    key                       token
+    ========================  =======================================
+    int of 2⁴⁸ or more        the key itself: it is a token already
+    `"genre=drama"`           `token("genre", "drama")`
+    `"price"`                 `token("price", "")`
+    `("genre", "drama")`      `token("genre", "drama")`
+    anything else             `token(type name, repr)`
+    ========================  =======================================
+
+    >>> feature_token("genre=drama") == feature_token(("genre", "drama")) == token("genre", "drama")
+    True
+    >>> feature_token(token("price", "")) == feature_token("price")
+    True
+    """
+    if isinstance(key, str):
+        field, _, value = key.partition("=")
+        return token(field, value)
+    if isinstance(key, int | np.integer) and int(key) >= 1 << VALUE_BITS and int(key) < 1 << 64:
+        return int(key)
+    if isinstance(key, tuple) and key:
+        return token(str(key[0]), "\x1f".join(map(str, key[1:])))
+    return token(type(key).__name__, repr(key))
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def _text_token(key: Hashable, value: str) -> int:
+    return token(key if isinstance(key, str) else str(key), value)
+
+
+def encode(x: Mapping[Hashable, Any]) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+    """The tokens and values of a River feature dict; a text value becomes part of the token.
+
+    Parameters
+    ----------
+    x
+        Feature name → number, bool or text. A text `v` under the name `k` is the token of `k=v` with value 1.
+
+    Returns
+    -------
+    keys uint64 (n,), values float32 (n,), in the order of `x`. Finite values beyond ±3e38 are clipped.
+
+    Raises
+    ------
+    NonFiniteError
+        If a value is NaN, infinite or not a number.
+
+    Examples
+    --------
+    >>> keys, values = encode({"genre": "drama", "price": 2.5, "new": True})
+    >>> int(keys[0]) == token("genre", "drama"), values.tolist()
+    (True, [1.0, 2.5, 1.0])
+    """
+    keys = np.empty(len(x), np.uint64)
+    values = np.empty(len(x), np.float64)
+    for i, (key, value) in enumerate(x.items()):
+        if isinstance(value, str):
+            keys[i], values[i] = _text_token(key, value), 1.0
+            continue
+        keys[i] = feature_token(key)
+        try:
+            values[i] = number = float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise NonFiniteError(
+                f"feature {key!r} has the value {value!r}: give a number, bool or text"
+            ) from error
+        if not math.isfinite(number):
+            raise NonFiniteError(
+                f"feature {key!r} has the value {value!r}: only finite numbers can be learned"
+            )
+    return keys, np.clip(values, -3e38, 3e38).astype(np.float32)

@@ -43,6 +43,8 @@ class InputError(RecsError):
         The file, when one is known.
     line
         The line inside it, counted from 1, when one is known.
+    field
+        The field at fault, for a line that is not a valid record; ``value`` is the line as a whole.
 
     Examples
     --------
@@ -52,10 +54,18 @@ class InputError(RecsError):
 
     exit_code: ClassVar[int] = 65
 
-    def __init__(self, reason: str, *, path: str | Path | None = None, line: int | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        path: str | Path | None = None,
+        line: int | None = None,
+        field: str | None = None,
+    ) -> None:
         self.reason = reason
         self.path = None if path is None else str(path)
         self.line = line
+        self.field = field
         place = "" if self.path is None else self.path if line is None else f"{self.path}:{line}"
         super().__init__(f"{place}: {reason}" if place else reason)
 

@@ -129,7 +129,7 @@ def read_csv(
         except StopIteration:
             return
         except (EventError, csv.Error) as error:
-            bad.report(InputError(str(error), path=path, line=line_number), error)
+            bad.report(error, path, line_number)
             continue
         item = _item(event, fields, described)
         if item is not None:

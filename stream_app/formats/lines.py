@@ -20,7 +20,7 @@ _GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 class BadLines:
-    """What happens at a bad line: raise, or count and go on.
+    """What happens at a bad line: raise, or tell and go on.
 
     Parameters
     ----------
@@ -33,13 +33,13 @@ class BadLines:
     def __init__(self, *, skip: bool = False, on_bad: Callable[[InputError], None] | None = None) -> None:
         self.skip = skip
         self.on_bad = on_bad
-        self.count = 0
 
-    def report(self, error: InputError, cause: Exception) -> None:
-        """Count a bad line, or raise its error."""
+    def report(self, cause: Exception, path: Path, line: int, reason: str | None = None) -> None:
+        """Tell of a bad line, or raise `InputError` for it; the reason is the cause's unless given."""
+        field = cause.field if isinstance(cause, EventError) else "value"
+        error = InputError(reason or str(cause), path=path, line=line, field=field)
         if not self.skip:
             raise error from cause
-        self.count += 1
         if self.on_bad is not None:
             self.on_bad(error)
 
@@ -112,6 +112,6 @@ def parse_lines(
         try:
             records = parse(line)
         except EventError as error:
-            bad.report(InputError(str(error), path=path, line=number), error)
+            bad.report(error, path, number)
         else:
             yield from records

@@ -178,8 +178,8 @@ def _attempt(
     try:
         return make(*row)
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, EventError) as error:
-        reason = str(error) if isinstance(error, EventError) else f"is not a line of {path.name}"
-        bad.report(InputError(reason, path=path, line=number), error)
+        reason = None if isinstance(error, EventError) else f"is not a line of {path.name}"
+        bad.report(error, path, number, reason)
         return None
 
 

@@ -1,0 +1,229 @@
+"""The agent: propose a smaller model, let the guard judge it, promote it or keep the old one.
+
+It has no thread and no clock: the caller decides when to propose, scores both exports on the events it
+chose, and tells the time. `active` changes only on a promotion or a rollback, in one assignment, so a reader
+sees the old artefact or the new one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pruning.artefact import Artefact
+from pruning.errors import PruningError
+from pruning.guard import Guard, GuardDecision
+from pruning.ledger import DecisionRecord, Ledger
+from pruning.pruners import SaliencyPruner
+from pruning.quantization import Float32, Int8, Quantizer
+from pruning.weights import Snapshot, snapshot
+
+
+class Pruner(Protocol):
+    """What the agent asks of a pruner."""
+
+    def compute_mask(self, snapshot: Snapshot) -> NDArray[np.bool_]:
+        """True where a weight stays."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneReport:
+    """What a proposal would change.
+
+    Parameters
+    ----------
+    weights_before, weights_after
+        Live weights of the dense export, stored weights of the candidate.
+    bytes_before, bytes_after
+        Sizes of both exports.
+    predicted_cost
+        Σ½w²H of what goes, per example learned: a proposal's own guess, the guard measures.
+    fields
+        Field → (live weights, kept weights, predicted cost of what goes).
+    """
+
+    weights_before: int
+    weights_after: int
+    bytes_before: int
+    bytes_after: int
+    predicted_cost: float
+    fields: Mapping[int, tuple[int, int, float]]
+
+    @property
+    def share_kept(self) -> float:
+        """Stored weights over live weights."""
+        return self.weights_after / self.weights_before
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Proposal:
+    """A candidate beside the dense export of the same step."""
+
+    dense: Artefact
+    candidate: Artefact
+    report: PruneReport
+    step: int
+
+
+class PruningAgent:
+    """Proposes, judges, promotes and rolls back artefacts.
+
+    Parameters
+    ----------
+    pruner
+        `SaliencyPruner(0.9)` unless told otherwise.
+    quantizer
+        `Int8()` unless told otherwise.
+    guard
+        `Guard()` unless told otherwise.
+    ledger
+        In memory unless told otherwise.
+    max_bytes
+        Largest artefact that may be served, or None.
+
+    Examples
+    --------
+    >>> from river import linear_model, optim
+    >>> model = linear_model.LogisticRegression(optim.FTRLProximal(alpha=.5))
+    >>> for i in range(200):
+    ...     model.learn_one({"good": i % 2, "noise": i % 3 == 0}, bool(i % 2))
+    >>> agent = PruningAgent(SaliencyPruner(1), guard=Guard(min_samples=100))
+    >>> proposal = agent.propose(model)
+    >>> proposal.report.weights_before, proposal.report.weights_after
+    (2, 1)
+    >>> losses = np.full(100, .5)
+    >>> agent.judge(proposal, losses, losses).verdict, agent.active is proposal.candidate
+    ('promote', True)
+    """
+
+    def __init__(
+        self,
+        pruner: Pruner | None = None,
+        quantizer: Quantizer | None = None,
+        guard: Guard | None = None,
+        ledger: Ledger | None = None,
+        max_bytes: int | None = None,
+    ):
+        self.pruner = SaliencyPruner(0.9) if pruner is None else pruner
+        self.quantizer = Int8() if quantizer is None else quantizer
+        self.guard = Guard() if guard is None else guard
+        self.ledger = Ledger() if ledger is None else ledger
+        self.max_bytes = max_bytes
+        self.active: Artefact | None = None
+        self.previous: Artefact | None = None
+
+    def propose(self, model: Any, metadata: Mapping[str, Any] | None = None) -> Proposal:
+        """Freeze the model and build the dense export and the candidate from the same copy.
+
+        Raises
+        ------
+        UnsupportedModelError, EmptyModelError, NonFiniteError
+            If the model cannot be pruned; nothing changed.
+        """
+        frozen = (model if isinstance(model, Snapshot) else snapshot(model)).check()
+        mask = self.pruner.compute_mask(frozen)
+        dense = Artefact.build(frozen, None, Float32(), {"role": "dense"})
+        parent = None if self.active is None else self.active.version
+        candidate = Artefact.build(frozen, mask, self.quantizer, {"parent": parent, **(metadata or {})})
+        return Proposal(dense, candidate, _report(frozen, mask, dense, candidate), frozen.step)
+
+    def judge(
+        self,
+        proposal: Proposal,
+        dense_losses: ArrayLike,
+        candidate_losses: ArrayLike,
+        *,
+        time: str | None = None,
+        version: str | None = None,
+        **evidence: Any,
+    ) -> GuardDecision:
+        """Decide, write the ledger, and on a promotion make the candidate active.
+
+        Parameters
+        ----------
+        proposal
+            What `propose` returned.
+        dense_losses, candidate_losses
+            Losses of both exports on the same events, (n,).
+        time
+            When, for the ledger.
+        version
+            The name of the bundle that the candidate is part of, if it is not the candidate's own.
+        evidence
+            `overlap`, `dense_mean`, `candidate_mean`, `slices` of `Guard.judge`.
+        """
+        decision = self.guard.inspect(proposal.candidate, max_bytes=self.max_bytes)
+        if decision.promoted:
+            decision = self.guard.judge(dense_losses, candidate_losses, **evidence)
+        self.ledger.append(
+            DecisionRecord(
+                version=version or proposal.candidate.version,
+                parent=None if self.active is None else self.active.version,
+                verdict=decision.verdict,
+                reason=decision.reason,
+                time=time,
+                step=proposal.step,
+                weights_before=proposal.report.weights_before,
+                weights_after=proposal.report.weights_after,
+                bytes_before=proposal.report.bytes_before,
+                bytes_after=proposal.report.bytes_after,
+                evidence=decision.evidence,
+            )
+        )
+        if decision.promoted:
+            self.previous, self.active = self.active, proposal.candidate
+        return decision
+
+    def rollback(self, reason: str = "asked for", time: str | None = None) -> Artefact:
+        """Make the previous artefact active again and say so in the ledger.
+
+        Raises
+        ------
+        PruningError
+            If there is no previous artefact.
+        """
+        if self.active is None or self.previous is None:
+            raise PruningError("there is no previous artefact to roll back to")
+        left, self.active, self.previous = self.active, self.previous, None
+        self.ledger.append(
+            DecisionRecord(
+                version=self.active.version,
+                parent=left.version,
+                verdict="rollback",
+                reason=reason,
+                time=time,
+                step=self.active.step,
+                weights_before=len(left),
+                weights_after=len(self.active),
+                bytes_before=left.nbytes,
+                bytes_after=self.active.nbytes,
+            )
+        )
+        return self.active
+
+
+def _report(frozen: Snapshot, mask: NDArray[np.bool_], dense: Artefact, candidate: Artefact) -> PruneReport:
+    live = frozen.live
+    gone = live & ~mask
+    cost = np.where(gone, 0.5 * frozen.weights**2 * frozen.curvature, 0.0) / max(frozen.step, 1)
+    numbers, group = np.unique(frozen.field, return_inverse=True)
+    total, kept, costs = (
+        np.bincount(group, column, len(numbers))
+        for column in (live.astype(float), (live & mask).astype(float), cost)
+    )
+    return PruneReport(
+        weights_before=int(live.sum()),
+        weights_after=len(candidate),
+        bytes_before=dense.nbytes,
+        bytes_after=candidate.nbytes,
+        predicted_cost=float(cost.sum()),
+        fields={
+            int(number): (int(t), int(k), float(c))
+            for number, t, k, c in zip(numbers, total, kept, costs, strict=True)
+        },
+    )

@@ -1,0 +1,139 @@
+"""Examples: what workers log at the moment of an event and the learner learns from.
+
+One batch holds the examples of one poll from one partition of `events`, column by column. Items are
+numbered inside the batch, their keys and ids travel once. (source partition, offset) identify an example
+for ever, so the learner can drop what it has learned already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pruning.envelope import seal, unseal
+from pruning.errors import PruningError
+from stream_app.errors import EventError
+
+_MAGIC = b"RECSEXMP"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ExampleBatch:
+    """Examples of one source partition, e in number, in offset order.
+
+    Attributes
+    ----------
+    partition
+        Partition of `events` that they come from.
+    offsets
+        int64 (e,); the items of one event share its offset.
+    times_ms
+        Event times, int64 (e,).
+    ids, keys
+        The items that the batch mentions: texts ("" where only the key is known) and uint64 (k,).
+    history
+        Numbers into `keys`, the most recent last, −1 in front, int32 (e, WINDOW).
+    length
+        Whole length of the history, int32 (e,).
+    gap
+        Bucket of the time since the user's last event, uint8 (e,).
+    weight
+        New feedback, float32 (e,), > 0.
+    users
+        Tokens of the user, uint64 (e, USER_TOKENS).
+    item, count
+        The chosen item and the other candidates, int32 (e, 1 + NEGATIVES), of which `count` (e,) are filled.
+    numbers
+        Their raw numbers, float32 (e, 1 + NEGATIVES, N_NUMBERS); half precision on the wire.
+    """
+
+    partition: int
+    offsets: NDArray[np.int64]
+    times_ms: NDArray[np.int64]
+    ids: list[str]
+    keys: NDArray[np.uint64]
+    history: NDArray[np.int32]
+    length: NDArray[np.int32]
+    gap: NDArray[np.uint8]
+    weight: NDArray[np.float32]
+    users: NDArray[np.uint64]
+    item: NDArray[np.int32]
+    count: NDArray[np.int32]
+    numbers: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def rows(self, keep: NDArray[np.bool_]) -> ExampleBatch:
+        """The examples where `keep` (e,) is true."""
+        columns = {
+            name: getattr(self, name)[keep]
+            for name in ("offsets", "times_ms", "history", "length", "gap", "weight", "users", "item", "count")
+        }
+        return ExampleBatch(
+            partition=self.partition, ids=self.ids, keys=self.keys, numbers=self.numbers[keep], **columns
+        )
+
+    def to_bytes(self) -> bytes:
+        """The batch as one checksummed message."""
+        filled = np.arange(self.item.shape[1]) < self.count[:, None]  # (e, 1 + NEGATIVES)
+        past = self.history >= 0
+        arrays = {
+            "offsets": self.offsets,
+            "times_ms": self.times_ms,
+            "keys": self.keys,
+            "history": self.history[past],
+            "history_count": past.sum(axis=1, dtype=np.uint8),
+            "length": self.length,
+            "gap": self.gap,
+            "weight": self.weight,
+            "users": self.users,
+            "item": self.item[filled],
+            "count": self.count.astype(np.uint8),
+            "numbers": self.numbers[filled].astype(np.float16),
+        }
+        meta = {"partition": self.partition, "ids": self.ids, "width": list(self.numbers.shape[1:])}
+        meta["window"] = self.history.shape[1]
+        return seal(_MAGIC, _FORMAT, meta, arrays)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ExampleBatch:
+        """Read `to_bytes`.
+
+        Raises
+        ------
+        EventError
+            If the message is damaged or foreign.
+        """
+        try:
+            meta, arrays = unseal(data, _MAGIC, _FORMAT)
+        except PruningError as error:
+            raise EventError("value", f"is no batch of examples: {error}") from error
+        e = len(arrays["offsets"])
+        width, n_numbers = meta["width"]
+        filled = np.arange(width) < arrays["count"][:, None]
+        past = np.arange(meta["window"]) >= meta["window"] - arrays["history_count"].astype(np.int64)[:, None]
+        history = np.full((e, meta["window"]), -1, np.int32)
+        history[past] = arrays["history"]
+        item = np.full((e, width), -1, np.int32)
+        item[filled] = arrays["item"]
+        numbers = np.zeros((e, width, n_numbers), np.float32)
+        numbers[filled] = arrays["numbers"]
+        return cls(
+            partition=meta["partition"],
+            offsets=arrays["offsets"],
+            times_ms=arrays["times_ms"],
+            ids=meta["ids"],
+            keys=arrays["keys"],
+            history=history,
+            length=arrays["length"],
+            gap=arrays["gap"],
+            weight=arrays["weight"],
+            users=arrays["users"],
+            item=item,
+            count=arrays["count"].astype(np.int32),
+            numbers=numbers,
+        )

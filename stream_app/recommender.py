@@ -1,0 +1,269 @@
+"""The recommender: apply events to users, log examples, make lists. Pure: no clock, no network.
+
+One batch goes through three calls, so that the caller can do the reading and writing in between::
+
+    missing(events)            whose state has to be loaded first
+    apply(partition, events)   → Outcome: examples for the learner, lists and states for Redis
+    explain(user, item)        → why an item is in a list
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app.events import DEFAULT_WEIGHTS, Event, Item, Tombstone, User, feedback
+from stream_app.examples import ExampleBatch
+from stream_app.features import N_NUMBERS, describe
+from stream_app.item_index import ItemIndex
+from stream_app.scoring import (
+    MOST_CANDIDATES,
+    Logged,
+    candidates_of,
+    new_log,
+    observe,
+    refresh,
+    score_parts,
+)
+from stream_app.retrieval import WINDOW, length_bucket
+from stream_app.served_model import NEIGHBOURS, ServedModel
+from stream_app.user_table import UserTable
+
+LIST_GAP = 1  # lists are made for a user who comes back within a minute
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A user's list.
+
+    Attributes
+    ----------
+    items
+        Item ids with their scores, best first.
+    personal
+        Whether the user's own history had a part in it.
+    event_time_ms
+        Time of the event after which it was made, −1 when there was none.
+    """
+
+    user_id: str
+    items: list[tuple[str, float]]
+    personal: bool
+    event_time_ms: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a batch of events leads to, in the order in which it has to become durable."""
+
+    examples: ExampleBatch | None
+    lists: list[Offered]
+    states: list[tuple[str, bytes]]
+    applied: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an item is in a list: what moved its score most, in words."""
+
+    text: str
+    because: str | None  # the history item that points at it, if one does
+    parts: Mapping[str, float]  # group of features → part of the score
+
+
+class Recommender:
+    """Users, items and the served model of one process.
+
+    Parameters
+    ----------
+    k
+        Items per list.
+    weights
+        Event type → strength of feedback; `events.DEFAULT_WEIGHTS` unless told otherwise.
+    rating_threshold
+        Ratings from here on are positive feedback.
+    items
+        The item index; shared when the same process learns.
+    """
+
+    def __init__(
+        self,
+        *,
+        k: int = 20,
+        weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+        rating_threshold: float = 4.0,
+        neighbours: int = NEIGHBOURS,
+        max_users: int = 50_000,
+        max_items_per_user: int = 512,
+        items: ItemIndex | None = None,
+    ) -> None:
+        self.k = k
+        self.weights = weights
+        self.rating_threshold = rating_threshold
+        self.items = ItemIndex() if items is None else items
+        self.users = UserTable(self.items, max_users, max_items_per_user)
+        self.model = ServedModel(self.items, neighbours)
+        self.categories: dict[int, tuple[str, ...]] = {}
+
+    # What the shop says
+
+    def observe_item(self, item: Item | Tombstone) -> bool:
+        """Take over an item's description; returns whether the item may be shown no longer."""
+        if isinstance(item, Tombstone):
+            number = self.items.number(item.id)
+            was, self.items.servable[number] = bool(self.items.servable[number]), 0
+            self.model.touch()
+            return was
+        number = self.items.find(item.item_id)
+        was = number is not None and bool(self.items.servable[number])
+        self.items.describe(
+            item.item_id,
+            price=item.price,
+            categories=item.categories,
+            attributes=item.attributes,
+            servable=item.is_available,
+        )
+        self.model.touch()
+        return was and not item.is_available
+
+    def observe_user(self, user: User | Tombstone) -> None:
+        """Take over a user's description; a tombstone forgets the user."""
+        if isinstance(user, Tombstone):
+            self.users.forget(user.id)
+        else:
+            self.users.describe(user.user_id, dict(user.attributes))
+
+    # Events
+
+    def missing(self, events: Iterable[Event]) -> list[str]:
+        """Users of these events whose state is not in memory, once each."""
+        return list(dict.fromkeys(e.user_id for e in events if e.user_id not in self.users))
+
+    def apply(self, partition: int, offsets: Sequence[int], events: Sequence[Event]) -> Outcome:
+        """Apply events of one partition, in offset order; the state of every user must be in memory.
+
+        An event whose offset is not above the last one applied to its user is skipped, so a batch that
+        was half applied before a crash can be given again.
+        """
+        users = self.users
+        rows, items, times, strengths, places = [], [], [], [], []
+        active: dict[str, int] = {}  # user → latest event time
+        skipped = 0
+        for offset, event in zip(offsets, events, strict=True):
+            row = users.row(event.user_id)
+            if offset <= users.offset[row] and partition == users.partition[row]:
+                skipped += 1
+                continue
+            users.offset[row], users.partition[row] = offset, partition
+            active[event.user_id] = max(active.get(event.user_id, -1), event.event_time_ms)
+            for item_id, strength in feedback(event, self.weights, self.rating_threshold) or [("", 0.0)]:
+                rows.append(row)
+                items.append(self.items.number(item_id) if strength > 0 else 0)
+                times.append(event.event_time_ms)
+                strengths.append(strength)
+                places.append(offset)
+        if not active:
+            return Outcome(None, [], [], 0, skipped)
+        log = self._observe(partition, rows, items, times, strengths, places)
+        examples = self._examples(partition, rows, times, places, log)
+        lists = self.lists(list(active), active)
+        states = [(user_id, users.pack(user_id)) for user_id in active]
+        return Outcome(examples, lists, states, len(events) - skipped, skipped)
+
+    def _observe(
+        self, partition: int, rows: list[int], items: list[int], times: list[int], strengths: list[float],
+        places: list[int],
+    ) -> Logged:  # fmt: skip
+        log = new_log(len(rows))
+        seeds = (np.array(places, np.uint64) << np.uint64(16)) ^ np.uint64(partition)
+        seeds ^= np.arange(len(places), dtype=np.uint64) if len(set(places)) < len(places) else np.uint64(0)
+        view = self.model.view
+        observe(
+            view, self.users.users, np.array(rows, np.int32), np.array(items, np.int32),
+            np.array(times, np.int64), np.array(strengths, np.float32), seeds, self.model.scratch, log,
+        )  # fmt: skip
+        return log
+
+    def _examples(
+        self, partition: int, rows: list[int], times: list[int], places: list[int], log: Logged
+    ) -> ExampleBatch | None:
+        keep = log.weight > 0
+        if not keep.any():
+            return None
+        mentioned = np.unique(np.concatenate((log.history[keep].ravel(), log.item[keep].ravel())))
+        mentioned = mentioned[mentioned >= 0]
+        place = np.full(self.items.capacity + 1, -1, np.int32)  # the last one stands for "no item"
+        place[mentioned] = np.arange(len(mentioned), dtype=np.int32)
+        return ExampleBatch(
+            partition=partition,
+            offsets=np.array(places, np.int64)[keep],
+            times_ms=np.array(times, np.int64)[keep],
+            ids=[self.items.ids[i] for i in mentioned],
+            keys=self.items.keys[mentioned],
+            history=place[log.history[keep]],
+            length=log.length[keep],
+            gap=log.gap[keep],
+            weight=log.weight[keep],
+            users=self.users.users.tokens[np.array(rows)[keep]],
+            item=place[log.item[keep]],
+            count=log.count[keep],
+            numbers=log.numbers[keep].astype(np.float16).astype(np.float32),  # as it will be on the wire
+        )
+
+    # Lists
+
+    def lists(self, user_ids: Sequence[str], times_ms: Mapping[str, int] | None = None) -> list[Offered]:
+        """The lists of users in memory as of now."""
+        rows = np.array([self.users.row(user_id) for user_id in user_ids], np.int32)
+        items, scores, counts = self.top(rows, np.full(len(rows), LIST_GAP, np.uint8), self.k)
+        ids = self.items.ids
+        offered = []
+        for m, user_id in enumerate(user_ids):
+            n = counts[m]
+            pairs = [(ids[i], s) for i, s in zip(items[m, :n].tolist(), scores[m, :n].tolist(), strict=True)]
+            personal = bool(self.users.users.length[rows[m]])
+            offered.append(Offered(user_id, pairs, personal, (times_ms or {}).get(user_id, -1)))
+        return offered
+
+    def top(
+        self, rows: NDArray[np.int32], gaps: NDArray[np.uint8], k: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
+        """Item numbers (m, k), scores (m, k) and counts (m,) of the best items of users by row."""
+        items = np.full((len(rows), k), -1, np.int32)
+        scores = np.zeros((len(rows), k), np.float32)
+        counts = np.zeros(len(rows), np.int32)
+        view = self.model.view
+        refresh(view, self.users.users, rows, gaps, self.model.scratch, items, scores, counts)
+        return items, scores, counts
+
+    def explain(self, user_id: str, item_id: str) -> Reason | None:
+        """Why an item would be in the list of a user in memory; None for an item that is not known."""
+        number = self.items.find(item_id)
+        if number is None or user_id not in self.users:
+            return None
+        view, scratch, users = self.model.view, self.model.scratch, self.users.users
+        row = self.users.row(user_id)
+        history = users.items[row, : users.length[row]]
+        candidates_of(view, history, history, MOST_CANDIDATES, scratch)
+        best, because = 0.0, None
+        for j in history[::-1][:WINDOW]:
+            near = view.neighbours
+            at = np.flatnonzero(near.item[j] == number)
+            if len(at) and near.scale[j] * near.score[j, at[0]] > best and self.items.ids[j]:
+                best, because = float(near.scale[j] * near.score[j, at[0]]), self.items.ids[j]
+        one = np.array([number], np.int32)
+        raw = np.zeros((1, N_NUMBERS), np.float32)
+        describe(one, history, view.item_tokens, view.stats, view.step, scratch, raw)
+        bucket = length_bucket(len(history))
+        parts = score_parts(view, number, raw[0], users.tokens[row], bucket, LIST_GAP)
+        if because is not None:
+            text = f"goes with {because}"
+        elif view.stats.count[number] == 0:
+            text = "new in the shop"
+        else:
+            text = "trending now" if parts["moves"] >= parts["taste"] else "fits your taste"
+        return Reason(text, because, parts)

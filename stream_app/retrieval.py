@@ -1,0 +1,271 @@
+"""Candidate retrieval: who is seen together with whom, and what is moving now.
+
+Learning side: `CoVisits`, a growing co-visitation graph in bounded rows, and `ItemStats`,
+counters per item in event steps. Serving side: `Neighbours`, the pruned and quantized rows
+of a release. Both are plain arrays in named tuples, so that compiled code, checkpoints and
+releases share them without copies.
+
+The graph. When a user touches item *i* after items j₀ (most recent), j₁, … the weights
+
+    c[j_d, i] += decay^d        c[i, j_d] += backward · decay^d        d < window
+
+grow; the score of *i* as a neighbour of *j* is  c[j,i] / ((1 + n_j)^½ (1 + n_i)^0.4).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOW = 50  # history items that an event is linked to
+DECAY = 0.9  # weight of a link per step back in the history
+BACKWARD = 0.7  # weight of the link from the later item to the earlier one
+MAX_ROW = 400  # a learning row grows to this many neighbours …
+KEEP_ROW = 200  # … and is then cut to its best
+FIRST_ROW = 25  # capacity of a new row; doubles up to MAX_ROW
+SOURCE_POWER = 0.5
+TARGET_POWER = 0.4
+HALF_LIVES = (100.0, 10_000.0)  # of the two trends, in events
+LENGTH_BUCKETS = 5  # history lengths 0, 1–3, 4–11, 12–39, 40+
+
+
+class CoVisits(NamedTuple):
+    """Rows of the co-visitation graph inside one arena.
+
+    Row *j* lives at `start[j] : start[j] + length[j]` of `item` and `weight`.
+    """
+
+    item: NDArray[np.int32]  # (arena,)
+    weight: NDArray[np.float32]  # (arena,)
+    start: NDArray[np.int64]  # (n,)
+    length: NDArray[np.int32]  # (n,)
+    capacity: NDArray[np.int32]  # (n,) 0 until the first link
+    end: NDArray[np.int64]  # (1,) first free place of the arena
+    touched: NDArray[np.int64]  # (n,) step of the last change
+
+
+class ItemStats(NamedTuple):
+    """Counters per item; trends are stored as of the item's last step."""
+
+    count: NDArray[np.float32]  # (n,) feedback, in views
+    discount: NDArray[np.float32]  # (n,) (1 + count)^−TARGET_POWER, what popular neighbours are divided by
+    first: NDArray[np.int64]  # (n,) step of the first event, −1 before it
+    last: NDArray[np.int64]  # (n,) step of the latest event, −1 before it
+    trend: NDArray[np.float32]  # (n, 2) exponentially decayed counts, one per half-life
+    by_length: NDArray[np.float32]  # (n, LENGTH_BUCKETS) events by length of the user's history
+
+
+class Neighbours(NamedTuple):
+    """Served rows: the best neighbours of each item, 8-bit scores with one scale per row."""
+
+    item: NDArray[np.int32]  # (n, M) sorted by falling score, −1 where the row ends
+    score: NDArray[np.uint8]  # (n, M) score = level · scale
+    scale: NDArray[np.float32]  # (n,)
+
+
+def new_covisits(n: int = 1024, arena: int = 1 << 16) -> CoVisits:
+    """An empty graph with room for `n` items."""
+    return CoVisits(
+        item=np.zeros(arena, np.int32),
+        weight=np.zeros(arena, np.float32),
+        start=np.zeros(n, np.int64),
+        length=np.zeros(n, np.int32),
+        capacity=np.zeros(n, np.int32),
+        end=np.zeros(1, np.int64),
+        touched=np.full(n, -1, np.int64),
+    )
+
+
+def new_stats(n: int = 1024) -> ItemStats:
+    """Empty counters with room for `n` items."""
+    return ItemStats(
+        count=np.zeros(n, np.float32),
+        discount=np.ones(n, np.float32),
+        first=np.full(n, -1, np.int64),
+        last=np.full(n, -1, np.int64),
+        trend=np.zeros((n, 2), np.float32),
+        by_length=np.zeros((n, LENGTH_BUCKETS), np.float32),
+    )
+
+
+def new_neighbours(n: int, width: int) -> Neighbours:
+    """Empty served rows."""
+    return Neighbours(
+        item=np.full((n, width), -1, np.int32),
+        score=np.zeros((n, width), np.uint8),
+        scale=np.zeros(n, np.float32),
+    )
+
+
+def grown(array: NDArray[Any], n: int, empty: float) -> NDArray[Any]:
+    """`array` with at least `n` rows, by doubling; new rows hold `empty`."""
+    if len(array) >= n:
+        return array
+    out = np.full((max(n, 2 * len(array)), *array.shape[1:]), empty, array.dtype)
+    out[: len(array)] = array
+    return out
+
+
+def grow_stats(stats: ItemStats, n: int) -> ItemStats:
+    """The counters with room for `n` items."""
+    empty = ItemStats(count=0, discount=1, first=-1, last=-1, trend=0, by_length=0)  # type: ignore[arg-type]
+    return ItemStats(*(grown(a, n, e) for a, e in zip(stats, empty, strict=True)))  # type: ignore[arg-type]
+
+
+def grow_neighbours(neighbours: Neighbours, n: int) -> Neighbours:
+    """The served rows with room for `n` items."""
+    return Neighbours(
+        grown(neighbours.item, n, -1), grown(neighbours.score, n, 0), grown(neighbours.scale, n, 0)
+    )
+
+
+def grow_covisits(graph: CoVisits, n: int, events: int) -> CoVisits:
+    """The graph with room for `n` items and for `events` more events, compacted when the arena is short."""
+    spare = events * (WINDOW + 1) * MAX_ROW
+    graph = graph._replace(
+        start=grown(graph.start, n, 0),
+        length=grown(graph.length, n, 0),
+        capacity=grown(graph.capacity, n, 0),
+        touched=grown(graph.touched, n, -1),
+    )
+    if graph.end[0] + spare <= len(graph.item):
+        return graph
+    item, weight, start, end = _compact(graph)
+    size = len(graph.item)
+    while size < 2 * end + spare:
+        size *= 2
+    out_item, out_weight = np.zeros(size, np.int32), np.zeros(size, np.float32)
+    out_item[:end], out_weight[:end] = item, weight
+    return graph._replace(item=out_item, weight=out_weight, start=start, end=np.array([end], np.int64))
+
+
+def _compact(graph: CoVisits) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64], int]:
+    """The arena without the places that rows left behind when they grew."""
+    end = int(graph.capacity.sum())
+    item, weight = np.zeros(end, np.int32), np.zeros(end, np.float32)
+    start = np.concatenate(([0], np.cumsum(graph.capacity, dtype=np.int64)))[:-1]
+    _copy_rows(graph, item, weight, start)
+    return item, weight, start, end
+
+
+@nb.njit(cache=True, nogil=True)
+def _copy_rows(graph, item, weight, start):  # type: ignore[no-untyped-def]
+    for j in range(len(start)):
+        a, b = graph.start[j], start[j]
+        for k in range(graph.length[j]):
+            item[b + k] = graph.item[a + k]
+            weight[b + k] = graph.weight[a + k]
+
+
+@nb.njit(cache=True, nogil=True)
+def length_bucket(n):  # type: ignore[no-untyped-def]
+    """The bucket of a history length: 0, 1–3, 4–11, 12–39, 40 and more."""
+    if n == 0:
+        return 0
+    if n < 4:
+        return 1
+    if n < 12:
+        return 2
+    return 3 if n < 40 else 4
+
+
+@nb.njit(cache=True, nogil=True)
+def _add_link(graph, count, j, i, weight, step):  # type: ignore[no-untyped-def]
+    """c[j, i] += weight, growing or cutting row j when it is full."""
+    start, length = graph.start[j], graph.length[j]
+    graph.touched[j] = step
+    for k in range(start, start + length):
+        if graph.item[k] == i:
+            graph.weight[k] += weight
+            return
+    if length == graph.capacity[j]:
+        if length < MAX_ROW:
+            capacity = max(FIRST_ROW, 2 * length)
+            to = graph.end[0]
+            graph.end[0] += capacity
+            for k in range(length):
+                graph.item[to + k] = graph.item[start + k]
+                graph.weight[to + k] = graph.weight[start + k]
+            graph.start[j], graph.capacity[j] = to, capacity
+            start = to
+        else:
+            score = np.empty(length, np.float32)
+            for k in range(length):
+                n_i = count[graph.item[start + k]]
+                score[k] = -graph.weight[start + k] / np.float32(1.0 + n_i) ** np.float32(0.5)
+            order = np.sort(np.argsort(score, kind="mergesort")[:KEEP_ROW])
+            for to_k in range(KEEP_ROW):
+                graph.item[start + to_k] = graph.item[start + order[to_k]]
+                graph.weight[start + to_k] = graph.weight[start + order[to_k]]
+            length = KEEP_ROW
+    graph.item[start + length] = i
+    graph.weight[start + length] = weight
+    graph.length[j] = length + 1
+
+
+@nb.njit(cache=True, nogil=True)
+def learn_visit(graph, stats, history, length, item, amount, step):  # type: ignore[no-untyped-def]
+    """Link `item` with the user's `history` and count it.
+
+    Parameters
+    ----------
+    history
+        Items before this event, the most recent last, int32 (h,); the last `WINDOW` are used.
+    length
+        Whole length of the user's history, which may be more than h.
+    amount
+        Strength of the feedback; 1 is a view.
+    step
+        Running number of the event, the clock of the trends.
+    """
+    h = len(history)
+    weight = np.float32(amount)
+    for d in range(min(h, WINDOW)):
+        j = history[h - 1 - d]
+        if j != item:
+            _add_link(graph, stats.count, j, item, weight, step)
+            _add_link(graph, stats.count, item, j, np.float32(BACKWARD) * weight, step)
+        weight *= np.float32(DECAY)
+
+    graph.touched[item] = step
+    stats.count[item] += amount
+    stats.discount[item] = np.float32(1.0 + stats.count[item]) ** np.float32(-TARGET_POWER)
+    stats.by_length[item, length_bucket(length)] += amount
+    gap = step - stats.last[item]
+    for t in range(2):
+        old = stats.trend[item, t] if stats.last[item] >= 0 else np.float32(0.0)
+        stats.trend[item, t] = old * np.float32(2.0 ** (-gap / HALF_LIVES[t])) + amount
+    if stats.first[item] < 0:
+        stats.first[item] = step
+    stats.last[item] = step
+
+
+@nb.njit(cache=True, nogil=True)
+def export_rows(graph, stats, items, out):  # type: ignore[no-untyped-def]
+    """Write the best neighbours of each of `items` (r,) into the rows of `out`: scored, sorted, quantized.
+
+    A score keeps 8 bits: the row's scale is its best score / 255, levels are rounded to nearest, so that
+    the error is at most half a scale. Neighbours whose level is 0 are left out.
+    """
+    width = out.item.shape[1]
+    for x in range(len(items)):
+        j = items[x]
+        length, start = graph.length[j], graph.start[j]
+        if length == 0:
+            continue
+        source = np.float32(1.0 + stats.count[j]) ** np.float32(-SOURCE_POWER)
+        score = np.empty(length, np.float32)
+        for k in range(length):
+            score[k] = -graph.weight[start + k] * source * stats.discount[graph.item[start + k]]
+        order = np.argsort(score, kind="mergesort")
+        best = -score[order[0]]
+        out.scale[x] = best / np.float32(255.0)
+        for k in range(min(length, width)):
+            level = np.uint8(np.rint(-score[order[k]] / best * np.float32(255.0)))
+            if level == 0:
+                break
+            out.item[x, k] = graph.item[start + order[k]]
+            out.score[x, k] = level

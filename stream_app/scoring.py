@@ -1,0 +1,357 @@
+"""Ranking in compiled code: score the candidates of many users, pick their top K, log examples.
+
+`observe` walks through a batch of feedback events in order: before an event is applied to its user it
+writes down, for the learner, how the chosen item and a few others looked at that moment. `refresh` makes
+the new lists of the users that the batch touched, once each.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from pruning.artefact import KernelArgs, lookup_one
+from stream_app.candidates import Scratch, gather_learned, gather_served, select, start_user
+from stream_app.features import (
+    CLIP,
+    LENGTH_BUCKETS,
+    MOVES,
+    N_NUMBERS,
+    NUMBERS,
+    cross_tokens,
+    describe,
+    gap_bucket,
+    standardised,
+)
+from stream_app.item_index import ITEM_TOKENS, USER_TOKENS
+from stream_app.retrieval import WINDOW, CoVisits, ItemStats, Neighbours, length_bucket
+
+MOST_CANDIDATES = 100  # found through the history; the pool comes on top
+NEGATIVES = 10  # other candidates that an example carries beside the chosen item
+
+
+class Users(NamedTuple):
+    """State of the users in memory, one row each."""
+
+    items: NDArray[np.int32]  # (u, L) distinct items, the most recent last
+    best: NDArray[np.uint8]  # (u, L) strongest feedback on the item so far, in tenths
+    length: NDArray[np.int32]  # (u,)
+    last_ms: NDArray[np.int64]  # (u,) latest event time, −1 before the first event
+    tokens: NDArray[np.uint64]  # (u, USER_TOKENS)
+
+
+class Weights(NamedTuple):
+    """The ranker as the kernels read it: a release's artefact under an overlay of fresher weights."""
+
+    numbers: NDArray[np.float32]  # (N_NUMBERS, N_WEIGHTS)
+    mean: NDArray[np.float32]  # (N_NUMBERS,)
+    inv_std: NDArray[np.float32]  # (N_NUMBERS,)
+    item: NDArray[np.float32]  # (n,) sum of the weights of each item's tokens
+    fresh_keys: NDArray[np.uint64]  # (2^b,) open addressing, 0 marks a free slot
+    fresh: NDArray[np.float32]  # (2^b,)
+    base: KernelArgs
+
+
+class View(NamedTuple):
+    """All that scoring reads: retrieval, counters, ranker, items."""
+
+    learned: bool  # gather from the learner's rows instead of a release's
+    graph: CoVisits
+    neighbours: Neighbours
+    stats: ItemStats
+    weights: Weights
+    item_tokens: NDArray[np.int32]  # (n, ITEM_TOKENS) numbers into the vocabulary
+    vocabulary: NDArray[np.uint64]  # (v,)
+    servable: NDArray[np.uint8]  # (n,)
+    pool: NDArray[np.int32]  # (p,) what every user is offered
+    step: int  # the learner's event step
+
+
+class Logged(NamedTuple):
+    """What `observe` writes for the learner, one row per feedback event."""
+
+    history: NDArray[np.int32]  # (e, WINDOW) items before the event, the most recent last, −1 in front
+    length: NDArray[np.int32]  # (e,) of the whole history
+    gap: NDArray[np.uint8]  # (e,) bucket of the time since the user's last event
+    weight: NDArray[np.float32]  # (e,) new feedback, 0: nothing to learn
+    item: NDArray[np.int32]  # (e, 1 + NEGATIVES) the chosen item, then others
+    count: NDArray[np.int32]  # (e,) filled places of `item`; 1 when the choice was no candidate
+    numbers: NDArray[np.float32]  # (e, 1 + NEGATIVES, N_NUMBERS)
+
+
+def new_log(events: int) -> Logged:
+    """Room for the examples of `events` feedback events."""
+    return Logged(
+        history=np.full((events, WINDOW), -1, np.int32),
+        length=np.zeros(events, np.int32),
+        gap=np.zeros(events, np.uint8),
+        weight=np.zeros(events, np.float32),
+        item=np.full((events, 1 + NEGATIVES), -1, np.int32),
+        count=np.zeros(events, np.int32),
+        numbers=np.zeros((events, 1 + NEGATIVES, N_NUMBERS), np.float32),
+    )
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _slot(keys, key):  # type: ignore[no-untyped-def]
+    mask = np.uint64(len(keys) - 1)
+    slot = ((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
+    while keys[slot] != key and keys[slot] != 0:
+        slot = (slot + np.uint64(1)) & mask
+    return slot
+
+
+@nb.njit(cache=True, nogil=True)
+def put_fresh(fresh_keys, fresh, keys, values):  # type: ignore[no-untyped-def]
+    """Write weights into the overlay table, which must have free slots left; returns how many were new."""
+    new = 0
+    for k in range(len(keys)):
+        slot = _slot(fresh_keys, keys[k])
+        if fresh_keys[slot] == 0:
+            fresh_keys[slot] = keys[k]
+            new += 1
+        fresh[slot] = values[k]
+    return new
+
+
+@nb.njit(cache=True, nogil=True)
+def lookup(weights, key):  # type: ignore[no-untyped-def]
+    """The weight of a token: the overlay's if it has one, else the release's, else 0."""
+    slot = _slot(weights.fresh_keys, key)
+    if weights.fresh_keys[slot] == key:
+        return weights.fresh[slot]
+    return lookup_one(weights.base, key)
+
+
+@nb.njit(cache=True, nogil=True)
+def lookup_all(weights, keys, out):  # type: ignore[no-untyped-def]
+    """`lookup` of each of `keys` (n,) into `out` (n,); token 0 weighs nothing."""
+    for k in range(len(keys)):
+        out[k] = lookup(weights, keys[k]) if keys[k] != 0 else np.float32(0.0)
+
+
+@nb.njit(cache=True, nogil=True)
+def sum_item_tokens(token_weights, item_tokens, out):  # type: ignore[no-untyped-def]
+    """The part of each item's score that is the same for every user, into `out` (n,)."""
+    for i in range(len(out)):
+        total = np.float32(0.0)
+        for t in range(ITEM_TOKENS):
+            if item_tokens[i, t] < 0:
+                break
+            total += token_weights[item_tokens[i, t]]
+        out[i] = total
+
+
+@nb.njit(cache=True, nogil=True)
+def candidates_of(view, history, excluded, most, scratch):  # type: ignore[no-untyped-def]
+    """The candidates of one user, int32 (c,), with their totals in `scratch`."""
+    start_user(scratch, excluded)
+    if view.learned:
+        n_found = gather_learned(view.graph, view.stats, history, scratch)
+    else:
+        n_found = gather_served(view.neighbours, history, scratch)
+    return select(scratch, n_found, view.servable, view.pool, most)
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _crosses(weights, user, key, first):  # type: ignore[no-untyped-def]
+    """Sum of the weights of an item's token together with each of the user's tokens from `first` on."""
+    total = np.float32(0.0)
+    for g in range(first, USER_TOKENS):
+        if user[g] == 0:
+            break
+        total += lookup(weights, cross_tokens(user[g], key))
+    return total
+
+
+@nb.njit(cache=True, nogil=True)
+def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: ignore[no-untyped-def]
+    """The ranker's score of each candidate into `out` (c,).
+
+    Parameters
+    ----------
+    raw
+        The candidates' numbers as `describe` wrote them, float32 (c, N_NUMBERS).
+    user
+        The user's tokens, uint64 (USER_TOKENS,).
+    """
+    w, epoch = view.weights, scratch.epoch[0]
+    mean, inv_std, of_item, item_tokens, vocabulary = w.mean, w.inv_std, w.item, view.item_tokens, view.vocabulary
+    cross_mark, cross = scratch.cross_mark, scratch.cross
+    number = np.empty(N_NUMBERS, np.float32)
+    for f in range(N_NUMBERS):
+        number[f] = w.numbers[f, 0] + w.numbers[f, 1 + bucket] + w.numbers[f, 1 + LENGTH_BUCKETS + gap]
+    for c in range(len(candidates)):
+        i = candidates[c]
+        total = of_item[i]
+        for f in range(N_NUMBERS):
+            total += number[f] * standardised(raw[c, f], mean[f], inv_std[f])
+        total += _crosses(w, user, vocabulary[item_tokens[i, 0]], 1)
+        for t in range(1, ITEM_TOKENS):
+            v = item_tokens[i, t]
+            if v < 0:
+                break
+            if cross_mark[v] != epoch:  # candidates share categories: once per user is enough
+                cross_mark[v] = epoch
+                cross[v] = _crosses(w, user, vocabulary[v], 0)
+            total += cross[v]
+        out[c] = total
+
+
+def score_parts(
+    view: View, item: int, raw: NDArray[np.float32], user: NDArray[np.uint64], bucket: int, gap: int
+) -> dict[str, float]:
+    """The readable twin of `score` for one candidate: its score in three parts that add up to it.
+
+    Returns
+    -------
+    dict
+        ``history`` (what the user's items point at), ``moves`` (trends, popularity, age) and ``taste``
+        (the item itself, its categories, and both together with what is known of the user).
+    """
+    w = view.weights
+    number = w.numbers[:, 0] + w.numbers[:, 1 + bucket] + w.numbers[:, 1 + LENGTH_BUCKETS + gap]
+    parts = number * np.clip((raw - w.mean) * w.inv_std, -CLIP, CLIP)
+    tokens = [view.vocabulary[v] for v in view.item_tokens[item] if v >= 0]
+    crosses = [cross_tokens(g, t) for t in tokens for g in user if g and (t != tokens[0] or g != user[0])]
+    of_tokens = np.zeros(len(tokens) + len(crosses), np.float32)
+    lookup_all(w, np.array([*tokens, *crosses], np.uint64), of_tokens)
+    moves = np.isin(NUMBERS, MOVES)
+    return {
+        "history": float(parts[~moves].sum()),
+        "moves": float(parts[moves].sum()),
+        "taste": float(of_tokens.sum()),
+    }
+
+
+@nb.njit(cache=True, nogil=True)
+def top_k(candidates, scores, items_out, scores_out):  # type: ignore[no-untyped-def]
+    """Write the best candidates, best first, equal scores by item number; returns how many."""
+    n, most = 0, len(items_out)
+    for c in range(len(candidates)):
+        s, i = scores[c], candidates[c]
+        if n == most and (s < scores_out[n - 1] or (s == scores_out[n - 1] and i > items_out[n - 1])):
+            continue
+        place = n if n < most else n - 1
+        while place > 0 and (
+            scores_out[place - 1] < s or (scores_out[place - 1] == s and items_out[place - 1] > i)
+        ):
+            scores_out[place], items_out[place] = scores_out[place - 1], items_out[place - 1]
+            place -= 1
+        scores_out[place], items_out[place] = s, i
+        n = min(n + 1, most)
+    return n
+
+
+@nb.njit(cache=True, nogil=True)
+def refresh(view, users, rows, gaps, scratch, items_out, scores_out, count_out):  # type: ignore[no-untyped-def]
+    """The top K of many users.
+
+    Parameters
+    ----------
+    rows
+        Rows of `users`, int32 (m,).
+    gaps
+        Bucket of the time since each user's last event, uint8 (m,).
+    items_out, scores_out, count_out
+        int32 (m, K), float32 (m, K), int32 (m,).
+    """
+    raw = np.empty((MOST_CANDIDATES + len(view.pool), N_NUMBERS), np.float32)
+    scores = np.empty(len(raw), np.float32)
+    for m in range(len(rows)):
+        u = rows[m]
+        history = users.items[u, : users.length[u]]
+        candidates = candidates_of(view, history, history, MOST_CANDIDATES, scratch)
+        describe(candidates, history, view.item_tokens, view.stats, view.step, scratch, raw)
+        score(view, candidates, raw, users.tokens[u], length_bucket(len(history)), gaps[m], scratch, scores)
+        count_out[m] = top_k(candidates, scores, items_out[m], scores_out[m])
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _random(state):  # type: ignore[no-untyped-def]
+    """splitmix64: the next state and a well mixed number from it."""
+    state += np.uint64(0x9E3779B97F4A7C15)
+    x = state
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state, x ^ (x >> np.uint64(31))
+
+
+@nb.njit(cache=True, nogil=True)
+def observe(view, users, rows, items, times_ms, weights, seeds, scratch, log):  # type: ignore[no-untyped-def]
+    """Log and apply feedback events in order.
+
+    Parameters
+    ----------
+    rows, items
+        Who and what, int32 (e,).
+    times_ms
+        Event times, int64 (e,).
+    weights
+        Strength of the feedback, float32 (e,); 0 only moves the user's clock.
+    seeds
+        uint64 (e,): which negatives are drawn is a function of the event, so a replay draws the same.
+    """
+    raw = np.empty((MOST_CANDIDATES + len(view.pool) + 1, N_NUMBERS), np.float32)
+    one = np.empty(1, np.int32)
+    for e in range(len(rows)):
+        u, i, n = rows[e], items[e], users.length[rows[e]]
+        history = users.items[u, :n]
+        log.gap[e] = gap_bucket(times_ms[e], users.last_ms[u])
+        log.length[e] = n
+        h = min(n, WINDOW)
+        log.history[e, WINDOW - h :] = history[n - h :]
+        users.last_ms[u] = max(users.last_ms[u], times_ms[e])
+        if weights[e] <= 0.0:
+            continue
+        place = n - 1
+        while place >= 0 and users.items[u, place] != i:
+            place -= 1
+        strength = np.uint8(min(255.0, max(1.0, np.rint(weights[e] * 10.0))))
+        before = users.best[u, place] if place >= 0 else np.uint8(0)
+        log.weight[e] = max(0.0, (np.float32(strength) - np.float32(before)) / np.float32(10.0))
+        log.item[e, 0] = i
+        log.count[e] = 1
+        if place < 0:
+            candidates = candidates_of(view, history, history, MOST_CANDIDATES, scratch)
+            c = len(candidates)
+            chosen = -1
+            for x in range(c):
+                if candidates[x] == i:
+                    chosen = x
+            if chosen >= 0 and c > 1:  # what could not have been offered teaches nothing about ranking
+                state = seeds[e]
+                candidates[chosen], candidates[c - 1] = candidates[c - 1], candidates[chosen]
+                for x in range(min(NEGATIVES, c - 1)):  # Fisher–Yates: distinct negatives
+                    state, r = _random(state)
+                    y = x + np.int64(r % np.uint64(c - 1 - x))
+                    candidates[x], candidates[y] = candidates[y], candidates[x]
+                    log.item[e, 1 + x] = candidates[x]
+                    log.count[e] += 1
+                shown = log.item[e, : log.count[e]]
+                describe(shown, history, view.item_tokens, view.stats, view.step, scratch, log.numbers[e])
+            _append(users, u, i, strength)
+        else:
+            _move_to_end(users, u, place, max(before, strength))
+
+
+@nb.njit(cache=True, nogil=True)
+def _append(users, u, i, strength):  # type: ignore[no-untyped-def]
+    n, room = users.length[u], users.items.shape[1]
+    if n == room:  # the oldest item is forgotten
+        users.items[u, : n - 1] = users.items[u, 1:n].copy()
+        users.best[u, : n - 1] = users.best[u, 1:n].copy()
+        n -= 1
+    users.items[u, n], users.best[u, n] = i, strength
+    users.length[u] = n + 1
+
+
+@nb.njit(cache=True, nogil=True)
+def _move_to_end(users, u, place, strength):  # type: ignore[no-untyped-def]
+    n, i = users.length[u], users.items[u, place]
+    for x in range(place, n - 1):
+        users.items[u, x], users.best[u, x] = users.items[u, x + 1], users.best[u, x + 1]
+    users.items[u, n - 1], users.best[u, n - 1] = i, strength

@@ -1,0 +1,176 @@
+"""The users that a worker has in memory, and the packed state that survives it in Redis.
+
+::
+
+    0   magic        2 bytes   "U1"
+    2   partition    uint16    of `events`, where the user's events come from
+    4   length       uint16    items n
+    6   zeros        2 bytes
+    8   offset       int64     last applied offset of that partition
+    16  last_ms      int64     latest event time
+    24  keys         uint64 × n, the most recent last
+    ..  best         uint8 × n, strongest feedback so far in tenths
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app.errors import StoreError
+from stream_app.item_index import USER_TOKENS, ItemIndex, user_tokens
+from stream_app.scoring import Users
+
+_HEAD = struct.Struct("<2sHHHqq")
+_MAGIC = b"U1"
+
+
+class UserTable:
+    """State of users by row; the least recently used make room when the table is full.
+
+    Parameters
+    ----------
+    items
+        The process's item index.
+    max_users
+        Users held at most; what is evicted can be loaded again from its packed state.
+    max_items
+        Items remembered per user; older ones are forgotten and may be recommended again.
+
+    Examples
+    --------
+    >>> table = UserTable(ItemIndex(), max_users=2)
+    >>> table.load("u1", None)
+    0
+    >>> "u1" in table, table.offset_of("u1")
+    (True, -1)
+    """
+
+    def __init__(self, items: ItemIndex, max_users: int = 50_000, max_items: int = 512) -> None:
+        self.items = items
+        self.max_users = max_users
+        self.max_items = max_items
+        self._rows: dict[str, int] = {}  # in order of use, the least recent first
+        self._free: list[int] = []
+        self._tokens: dict[str, list[int]] = {}  # of users that the shop described
+        self.partition: NDArray[np.int32] = np.zeros(0, np.int32)
+        self.offset: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.lists: NDArray[np.int32] = np.zeros((0, 0), np.int32)
+        self.users = Users(
+            items=np.zeros((0, max_items), np.int32),
+            best=np.zeros((0, max_items), np.uint8),
+            length=np.zeros(0, np.int32),
+            last_ms=np.zeros(0, np.int64),
+            tokens=np.zeros((0, USER_TOKENS), np.uint64),
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, user_id: str) -> bool:
+        return user_id in self._rows
+
+    def row(self, user_id: str) -> int:
+        """The row of a user in memory, who becomes the most recently used."""
+        row = self._rows.pop(user_id)
+        self._rows[user_id] = row
+        return row
+
+    def offset_of(self, user_id: str) -> int:
+        """Last applied offset of a user in memory, −1 before the first."""
+        return int(self.offset[self._rows[user_id]])
+
+    def load(self, user_id: str, state: bytes | None) -> int:
+        """Bring a user into memory from its packed state, or as a new user; returns the row.
+
+        Raises
+        ------
+        StoreError
+            If the state cannot be read; the user is then not in memory.
+        """
+        partition, offset, last_ms, keys, best = _unpack(user_id, state)
+        row = self._take_row()
+        self._rows[user_id] = row
+        n = min(len(keys), self.max_items)
+        users = self.users
+        users.items[row, :n] = self.items.numbers_of_keys(keys[len(keys) - n :])
+        users.best[row, :n] = best[len(best) - n :]
+        users.length[row], users.last_ms[row] = n, last_ms
+        self.partition[row], self.offset[row] = partition, offset
+        self._put_tokens(row, user_id)
+        return row
+
+    def pack(self, user_id: str) -> bytes:
+        """The state of a user in memory as bytes."""
+        row = self._rows[user_id]
+        n = int(self.users.length[row])
+        head = _HEAD.pack(
+            _MAGIC, int(self.partition[row]), n, 0, int(self.offset[row]), int(self.users.last_ms[row])
+        )
+        keys = self.items.keys[self.users.items[row, :n]]
+        return head + keys.tobytes() + self.users.best[row, :n].tobytes()
+
+    def describe(self, user_id: str, attributes: dict[str, object]) -> None:
+        """Take over what the shop says about a user."""
+        self._tokens[user_id] = user_tokens(user_id, attributes)
+        if user_id in self._rows:
+            self._put_tokens(self._rows[user_id], user_id)
+
+    def forget(self, user_id: str) -> None:
+        """Drop all that is held about a user."""
+        self._tokens.pop(user_id, None)
+        row = self._rows.pop(user_id, None)
+        if row is not None:
+            self._free.append(row)
+
+    def forget_partitions(self, partitions: Iterable[int]) -> None:
+        """Drop the users of partitions that now belong to another worker."""
+        gone = set(partitions)
+        for user_id in [u for u, row in self._rows.items() if int(self.partition[row]) in gone]:
+            self._free.append(self._rows.pop(user_id))
+
+    def in_memory(self) -> list[str]:
+        """Ids of the users in memory, the least recently used first."""
+        return list(self._rows)
+
+    def _put_tokens(self, row: int, user_id: str) -> None:
+        tokens = self._tokens.get(user_id) or user_tokens(user_id, {})
+        self.users.tokens[row] = 0
+        self.users.tokens[row, : len(tokens)] = tokens
+
+    def _take_row(self) -> int:
+        if self._free:
+            return self._free.pop()
+        if len(self._rows) >= self.max_users:
+            return self._rows.pop(next(iter(self._rows)))
+        row = len(self._rows)
+        if row >= len(self.offset):
+            self._grow(min(self.max_users, max(256, 2 * row)))
+        return row
+
+    def _grow(self, n: int) -> None:
+        def bigger(old: NDArray) -> NDArray:
+            new = np.zeros((n, *old.shape[1:]), old.dtype)
+            new[: len(old)] = old
+            return new
+
+        self.users = Users(*(bigger(a) for a in self.users))
+        self.partition, self.offset = bigger(self.partition), bigger(self.offset)
+
+
+def _unpack(
+    user_id: str, state: bytes | None
+) -> tuple[int, int, int, NDArray[np.uint64], NDArray[np.uint8]]:
+    if state is None:
+        return 0, -1, -1, np.zeros(0, np.uint64), np.zeros(0, np.uint8)
+    if len(state) < _HEAD.size or state[:2] != _MAGIC:
+        raise StoreError(f"the state of user {user_id!r} is of an unknown format: delete its key to start afresh")
+    _, partition, n, _, offset, last_ms = _HEAD.unpack_from(state)
+    if len(state) != _HEAD.size + 9 * n:
+        raise StoreError(f"the state of user {user_id!r} is cut: delete its key to start afresh")
+    keys = np.frombuffer(state, np.uint64, n, _HEAD.size)
+    best = np.frombuffer(state, np.uint8, n, _HEAD.size + 8 * n)
+    return partition, offset, last_ms, keys, best

@@ -1,0 +1,126 @@
+"""The closed loop: propose, judge, promote, roll back, and a ledger that remembers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from river import linear_model
+
+from pruning import (
+    Artefact,
+    DecisionRecord,
+    EmptyModelError,
+    FTRLProximal,
+    Guard,
+    Ledger,
+    NonFiniteError,
+    ParameterError,
+    PruningAgent,
+    PruningError,
+    SaliencyPruner,
+    UnsupportedModelError,
+)
+
+
+def trained(seed: int = 0) -> linear_model.LogisticRegression:
+    rng = np.random.default_rng(seed)
+    model = linear_model.LogisticRegression(FTRLProximal(alpha=0.3))
+    for _ in range(500):
+        f = int(rng.integers(0, 50))
+        model.learn_one({f"f={f}": 1, "c": 1}, bool(rng.random() < f / 50))
+    return model
+
+
+def test_a_promoted_candidate_becomes_active_and_a_rollback_restores_the_one_before() -> None:
+    """`active` moves on promotion and rollback only, and each is in the ledger."""
+    agent = PruningAgent(SaliencyPruner(0.5), guard=Guard(min_samples=10))
+    losses = np.full(100, 0.4)
+    first, second = agent.propose(trained(0)), agent.propose(trained(1))
+    agent.judge(first, losses, losses, time="2026-01-05T10:00:00Z")
+    agent.judge(second, losses, losses)
+    third = agent.propose(trained(2))
+    assert agent.judge(third, losses, losses + 1.0).verdict == "reject"
+    assert agent.active is second.candidate
+    assert agent.rollback("lists went wrong") is first.candidate
+    assert [r.verdict for r in agent.ledger.read()] == ["promote", "promote", "reject", "rollback"]
+    assert agent.ledger.read()[1].parent == first.candidate.version
+    with pytest.raises(PruningError):
+        agent.rollback()
+
+
+def test_a_proposal_holds_both_exports_of_one_step() -> None:
+    """The dense export is exact, the candidate has the share asked for, and the report adds up."""
+    model = trained()
+    proposal = PruningAgent(SaliencyPruner(0.8)).propose(model)
+    assert proposal.dense.step == proposal.candidate.step == 500
+    assert proposal.report.weights_after <= round(0.2 * proposal.report.weights_before) + 1
+    assert sum(total for total, _, _ in proposal.report.fields.values()) == proposal.report.weights_before
+    x = {"f=7": 1, "c": 1}
+    p = 1 / (1 + np.exp(-proposal.dense.intercept - sum(proposal.dense.contributions(x).values())))
+    assert p == pytest.approx(model.predict_proba_one(x)[True], abs=1e-6)
+
+
+def test_models_without_known_weights_are_refused() -> None:
+    """The error names the model and lists what is supported."""
+    with pytest.raises(UnsupportedModelError, match="supported are"):
+        PruningAgent().propose(object())
+    with pytest.raises(EmptyModelError):
+        PruningAgent().propose(linear_model.LogisticRegression())
+
+
+def test_an_artefact_over_the_byte_budget_is_rejected() -> None:
+    """The static gate holds the size."""
+    agent = PruningAgent(SaliencyPruner(0.1), max_bytes=100)
+    decision = agent.judge(agent.propose(trained()), np.zeros(5000), np.zeros(5000))
+    assert (decision.verdict, "budget" in decision.reason) == ("reject", True)
+    assert agent.active is None
+
+
+@pytest.mark.parametrize(
+    ("shift", "noise", "verdict"),
+    [(0.0, 0.0, "promote"), (-0.01, 0.01, "promote"), (0.01, 0.01, "reject"), (0.0005, 0.05, "undecided")],
+)
+def test_the_guard_promotes_rejects_or_waits(shift: float, noise: float, verdict: str) -> None:
+    """Surely better or equal: promote; surely worse: reject; else: more events."""
+    rng = np.random.default_rng(5)
+    dense = rng.random(4000)
+    decision = Guard().judge(dense, dense + shift + noise * rng.normal(size=4000))
+    assert decision.verdict == verdict
+
+
+def test_each_further_gate_rejects_alone() -> None:
+    """Overlap, calibration and any slice can stop a candidate whose mean loss is fine."""
+    losses = np.full(4000, 0.5)
+    half = np.arange(4000) < 2000
+    skewed = losses + np.where(half, 0.02, -0.02)
+    assert Guard().judge(losses, losses, overlap=0.8).verdict == "reject"
+    assert Guard().judge(losses, losses, dense_mean=0.2, candidate_mean=0.21).verdict == "reject"
+    assert "new users" in Guard(tolerance=1e-3).judge(losses, skewed, slices={"new users": half}).reason
+    assert Guard().judge(losses, np.full(4000, np.nan)).verdict == "reject"
+    assert Guard().judge(losses[:10], losses[:10]).verdict == "undecided"
+
+
+def test_losses_that_cannot_be_compared_raise() -> None:
+    """Unpaired losses and a broken trainer are errors, not verdicts."""
+    with pytest.raises(ParameterError):
+        Guard().judge(np.zeros(5), np.zeros(6))
+    with pytest.raises(NonFiniteError):
+        Guard().judge(np.full(5000, np.inf), np.zeros(5000))
+
+
+def test_the_ledger_survives_a_torn_line(tmp_path: Path) -> None:
+    """A line that a crash cut short is told and left out; later lines are kept."""
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append(DecisionRecord("a", None, "promote", "good", evidence={"loss": np.float64(0.5)}))
+    with open(tmp_path / "ledger.jsonl", "a") as file:
+        file.write('{"version": "b", "par')
+    assert [r.version for r in ledger.read()] == ["a"]
+    assert ledger.torn == '{"version": "b", "par'
+    ledger.append(DecisionRecord("c", "a", "reject", "worse"))
+    assert [r.version for r in ledger.read()] == ["a", "c"]
+
+
+def test_the_static_gates_pass_a_sound_artefact() -> None:
+    """A sound artefact within its budget passes."""
+    artefact: Artefact = PruningAgent(SaliencyPruner(0.5)).propose(trained()).candidate
+    assert Guard().inspect(artefact, max_bytes=10_000).promoted

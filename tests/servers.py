@@ -1,0 +1,212 @@
+"""Apache Kafka for tests and benchmarks: the real broker, one KRaft node, in a child process.
+
+The jars are resolved once by Maven from ``tests/integration/kafka/pom.xml`` and kept in
+``~/.cache/stream-recommender/kafka-<version>`` (``RECS_KAFKA_JARS`` names another folder). Redis comes from
+`stream_app.embedded.EmbeddedRedis`, which is a real server already.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from stream_app.embedded import LOOPBACK, EmbeddedServerError, ServerProcess, free_port
+
+POM = Path(__file__).parent / "integration" / "kafka" / "pom.xml"
+COPY_JARS = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+
+
+class KafkaUnavailableError(EmbeddedServerError):
+    """Java 17 or the jars of Kafka cannot be had here; the message says which."""
+
+
+class KafkaServer(ServerProcess):
+    """A single Apache Kafka 4 node on a free loopback port, tuned to start fast.
+
+    Parameters
+    ----------
+    partitions
+        Partition count of topics that are created on first use.
+    config
+        Further lines of ``server.properties``; they win over the ones set here.
+    heap
+        Maximum heap of the JVM, in the notation of ``-Xmx``.
+    start_timeout_s
+        Seconds the broker may take until it answers.
+
+    Raises
+    ------
+    KafkaUnavailableError
+        By `start`, if Java 17 or the jars are missing and cannot be resolved.
+    """
+
+    name = "kafka"
+
+    def __init__(
+        self,
+        *,
+        partitions: int = 4,
+        config: Mapping[str, str] | None = None,
+        heap: str = "512m",
+        start_timeout_s: float = 90.0,
+    ) -> None:
+        super().__init__(start_timeout_s=start_timeout_s)
+        self.partitions = partitions
+        self.config = dict(config or {})
+        self.heap = heap
+        self._controller_port = 0
+
+    @property
+    def bootstrap(self) -> str:
+        """Address for Kafka clients, ``host:port``."""
+        return f"{LOOPBACK}:{self.port}"
+
+    def command(self) -> Sequence[str]:
+        """Write ``server.properties``, format the storage of a new folder, return the broker's command."""
+        jvm = [java(), f"-Xmx{self.heap}", "-Xshare:auto", "-XX:+UseSerialGC", "-cp", f"{kafka_jars()}/*"]
+        properties = self.directory / "server.properties"
+        if not properties.exists():
+            self._controller_port = free_port()
+            properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
+            _run([*jvm, "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format",
+                  "--cluster-id", "stream-recommender-t", "--config", str(properties)])  # fmt: skip
+        return [*jvm, "kafka.Kafka", str(properties)]
+
+    def is_ready(self) -> bool:
+        """Ask for the cluster's metadata and find this broker in the answer."""
+        try:
+            return self._metadata_names_this_broker()
+        except (OSError, struct.error):
+            return False
+
+    def _properties(self) -> dict[str, str]:
+        return {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{LOOPBACK}:{self._controller_port}",
+            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{LOOPBACK}:{self._controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(self.directory / "data"),
+            "num.partitions": str(self.partitions),
+            "auto.create.topics.enable": "true",
+            # One node and short tests: no replicas, few internal partitions, no waiting for more members.
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "2",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "transaction.state.log.num.partitions": "2",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            "group.min.session.timeout.ms": "1000",
+            # A broker that was killed may register again after its old session ends: 9 s by default.
+            "broker.session.timeout.ms": "2000",
+            "broker.heartbeat.interval.ms": "250",
+            "controlled.shutdown.enable": "false",
+            "log.cleaner.dedupe.buffer.size": "2097152",
+            **self.config,
+        }
+
+    def _metadata_names_this_broker(self) -> bool:
+        # Metadata request v1 with an empty list of topics, by hand: no client library is needed for it.
+        client = b"ready"
+        request = struct.pack(f">hhih{len(client)}si", 3, 1, 7, len(client), client, 0)
+        with socket.create_connection((LOOPBACK, self.port), timeout=2) as connection:
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            (size,) = struct.unpack(">i", _read(connection, 4))
+            answer = _read(connection, size)
+        correlation, brokers = struct.unpack_from(">ii", answer)
+        return bool(correlation == 7 and brokers == 1)
+
+
+def kafka_version() -> str:
+    """Return the version of Kafka that the POM names."""
+    match = re.search(r"<kafka\.version>(.+?)</kafka\.version>", POM.read_text())
+    assert match, POM
+    return match[1]
+
+
+def kafka_jars() -> Path:
+    """Return the folder with Kafka's jars, resolving them with Maven the first time.
+
+    Raises
+    ------
+    KafkaUnavailableError
+        If the jars are not there and Maven is missing or fails.
+    """
+    default = Path.home() / ".cache" / "stream-recommender" / f"kafka-{kafka_version()}"
+    jars = Path(os.environ.get("RECS_KAFKA_JARS") or default)
+    if _complete(jars):
+        return jars
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise KafkaUnavailableError("Kafka's jars are not cached and Maven is not installed: install maven")
+    jars.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=jars.parent) as partial:
+        folder = Path(partial) / "jars"
+        _run(
+            [
+                maven,
+                "-B",
+                "-q",
+                "-f",
+                str(POM),
+                COPY_JARS,
+                f"-DoutputDirectory={folder}",
+                "-DincludeScope=runtime",
+            ]
+        )
+        shutil.rmtree(jars, ignore_errors=True)
+        try:
+            folder.rename(jars)
+        except OSError:  # another process was faster, its jars are the same
+            if not _complete(jars):
+                raise
+    return jars
+
+
+def _complete(jars: Path) -> bool:
+    return any(jars.glob("kafka_*.jar")) and any(jars.glob("kafka-tools-?.*.jar"))
+
+
+def java() -> str:
+    """Return the path of a Java 17 or newer.
+
+    Raises
+    ------
+    KafkaUnavailableError
+        If there is none.
+    """
+    home = os.environ.get("JAVA_HOME")
+    found = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
+    if found is None:
+        raise KafkaUnavailableError("Java is not installed: install a Java 17 runtime")
+    answer = subprocess.run([found, "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "(\d+)', answer)
+    if version is None or int(version[1]) < 17:
+        raise KafkaUnavailableError(f"Kafka 4 needs Java 17 or newer, {found} says {answer.splitlines()[:1]}")
+    return found
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise KafkaUnavailableError(f"{command[0]} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+
+
+def _read(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        chunk = connection.recv(size - len(data))
+        if not chunk:
+            raise ConnectionResetError("the broker closed the connection")
+        data += chunk
+    return data
