@@ -146,7 +146,7 @@ def evaluate(
         impression_reference=_impression_reference(plan, k),
         out_of_order=plan.n_out_of_order,
         shuffled=plan.n_shuffled,
-        curve_events=tuple(int(plan.event[b[-1]]) + 1 for b in _curve_bins(plan.n_tests)),
+        curve_events=_curve_events(plan),
         models=qualities,
         test_users=plan.user,
     )
@@ -289,7 +289,7 @@ def slice_masks(plan: Plan) -> dict[str, Bools]:
     is_new = plan.item_count < NEW_ITEM_EVENTS
     masks["item first time"] = ~plan.is_known
     masks[f"item new (< {NEW_ITEM_EVENTS} events)"] = plan.is_known & is_new
-    masks["item established"] = plan.is_known & ~is_new
+    masks["item old"] = plan.is_known & ~is_new
     is_head = _is_head(plan)
     masks["item head"] = is_head
     masks["item tail"] = ~is_head
@@ -312,6 +312,12 @@ def _is_head(plan: Plan) -> Bools:
 
 def _curve_bins(n: int) -> list[Ints]:
     return [b for b in np.array_split(np.arange(n), CURVE_BINS) if b.size]
+
+
+def _curve_events(plan: Plan) -> tuple[int, ...]:
+    """The number of events up to the last test of each part of the curves."""
+    n_events = np.cumsum([isinstance(record, Event) for record in plan.records])
+    return tuple(int(n_events[plan.event[b[-1]]]) for b in _curve_bins(plan.n_tests))
 
 
 def _impression_reference(plan: Plan, k: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
+from rich.console import Console
 from river import metrics as river_metrics
 from river import optim, reco
 
 from stream_app.baselines import Baseline, ClickRate, IncrementalMF, ItemKNN, Popularity, RiverBiasedMF
-from stream_app.evaluation import evaluate
+from stream_app.evaluation import evaluate, plot, render
 from stream_app.evaluation_report import EvaluationReport
 from stream_app.events import Event, EventItem, Item, User
 from stream_app.formats import read
@@ -259,7 +262,7 @@ def test_slices_are_parts_of_the_whole(report: EvaluationReport) -> None:
     quality = report.models["popularity"]
     for part in (
         [name for name in quality.slices if name.startswith("history")],
-        [name for name in quality.slices if name in ("item first time", "item established") or "new" in name],
+        [name for name in quality.slices if name in ("item first time", "item old") or "new" in name],
         ["item head", "item tail"],
         ["event view_item"],
     ):
@@ -286,6 +289,34 @@ def test_a_difference_is_paired(report: EvaluationReport) -> None:
     assert 0 < difference.standard_error < 0.1
     assert report.difference("mf", "mf").value == 0.0
     assert math.isnan(report.difference("mf", "mf").z)
+
+
+def test_the_tables_fit_a_terminal(report: EvaluationReport) -> None:
+    """At 80 columns every model and figure is printed whole."""
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(render(report))
+    text = console.export_text()
+    assert "…" not in text
+    assert text.count("popularity") == 3
+    assert f"{report.models['mf'].metrics['recall@10']:.4f}".removeprefix("0") in text
+
+
+@pytest.mark.parametrize("events", [[], [view(1, "u", "a")]], ids=["nothing", "one event"])
+def test_reports_of_tiny_streams_can_be_shown(events: list[Record], tmp_path: Path) -> None:
+    """Tables and pictures are made of whatever there is."""
+    for models in ({}, {"popularity": Popularity()}):
+        tiny = evaluate(events, models)
+        Console(file=io.StringIO()).print(render(tiny))
+        plot(tiny, tmp_path / "tiny.png")
+
+
+def test_the_picture_is_an_image(report: EvaluationReport, tmp_path: Path) -> None:
+    """A PNG of a size that can be read is written."""
+    plot(report, tmp_path / "quality.png")
+    pixels = imread(tmp_path / "quality.png")
+    assert pixels.shape[0] > 500
+    assert pixels.shape[1] > 1000
+    assert pixels.std() > 0.01  # not blank
 
 
 # ---------------------------------------------------------------------------------- impressions
