@@ -156,7 +156,7 @@ class Learner:
             if item_id:
                 self.items.number(item_id)
         local = self.items.numbers_of_keys(batch.keys)
-        self._grow()
+        self.make_room()
         history = np.where(batch.history >= 0, local[batch.history], -1).astype(np.int32)
         item = np.where(batch.item >= 0, local[batch.item], -1).astype(np.int32)
         for start in range(0, len(batch), CHUNK):
@@ -185,7 +185,8 @@ class Learner:
                 room.weight[:pairs],
             )  # fmt: skip
 
-    def _grow(self) -> None:
+    def make_room(self) -> None:
+        """Give every item of the index a row in the tables."""
         n = self.items.capacity
         self.graph = grow_covisits(self.graph, n, CHUNK)
         self.stats = grow_stats(self.stats, n)
@@ -208,7 +209,7 @@ class Learner:
 
     def tables(self, rows: NDArray[np.int32], width: int) -> Tables:
         """The served tables of some items, int32 (r,), with `width` neighbours each."""
-        self._grow()
+        self.make_room()
         near = new_neighbours(len(rows), width)
         export_rows(self.graph, self.stats, rows, near)
         pool = self.pool()
@@ -236,7 +237,7 @@ class Learner:
 
     def all_rows(self) -> NDArray[np.int32]:
         """The items that events were learned of."""
-        self._grow()
+        self.make_room()
         return np.flatnonzero(self.graph.touched[: len(self.items)] >= 0).astype(np.int32)
 
     def overlay(self, since_step: int, since_ranker_step: int, width: int, most_rows: int | None = None) -> Overlay:
@@ -251,7 +252,7 @@ class Learner:
         most_rows
             At most so many rows; those of items with few events go first, because theirs change most.
         """
-        self._grow()
+        self.make_room()
         rows = np.flatnonzero(self.graph.touched[: len(self.items)] >= since_step).astype(np.int32)
         if most_rows is not None and len(rows) > most_rows:
             rows = rows[np.argsort(self.stats.count[rows], kind="stable")[:most_rows]]

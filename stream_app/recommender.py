@@ -143,11 +143,13 @@ class Recommender:
         """Users of these events whose state is not in memory, once each."""
         return list(dict.fromkeys(e.user_id for e in events if e.user_id not in self.users))
 
-    def apply(self, partition: int, offsets: Sequence[int], events: Sequence[Event]) -> Outcome:
+    def apply(
+        self, partition: int, offsets: Sequence[int], events: Sequence[Event], *, lists: bool = True
+    ) -> Outcome:
         """Apply events of one partition, in offset order; the state of every user must be in memory.
 
         An event whose offset is not above the last one applied to its user is skipped, so a batch that
-        was half applied before a crash can be given again.
+        was half applied before a crash can be given again. Without `lists`, lists and states are left out.
         """
         users = self.users
         rows, items, times, strengths, places = [], [], [], [], []
@@ -170,9 +172,10 @@ class Recommender:
             return Outcome(None, [], [], 0, skipped)
         log = self._observe(partition, rows, items, times, strengths, places)
         examples = self._examples(partition, rows, times, places, log)
-        lists = self.lists(list(active), active)
+        if not lists:
+            return Outcome(examples, [], [], len(events) - skipped, skipped)
         states = [(user_id, users.pack(user_id)) for user_id in active]
-        return Outcome(examples, lists, states, len(events) - skipped, skipped)
+        return Outcome(examples, self.lists(list(active), active), states, len(events) - skipped, skipped)
 
     def _observe(
         self, partition: int, rows: list[int], items: list[int], times: list[int], strengths: list[float],
@@ -230,14 +233,14 @@ class Recommender:
         return offered
 
     def top(
-        self, rows: NDArray[np.int32], gaps: NDArray[np.uint8], k: int
+        self, rows: NDArray[np.int32], gaps: NDArray[np.uint8], k: int, *, exclude_seen: bool = True
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
         """Item numbers (m, k), scores (m, k) and counts (m,) of the best items of users by row."""
         items = np.full((len(rows), k), -1, np.int32)
         scores = np.zeros((len(rows), k), np.float32)
         counts = np.zeros(len(rows), np.int32)
         view = self.model.view
-        refresh(view, self.users.users, rows, gaps, self.model.scratch, items, scores, counts)
+        refresh(view, self.users.users, rows, gaps, exclude_seen, self.model.scratch, items, scores, counts)
         return items, scores, counts
 
     def explain(self, user_id: str, item_id: str) -> Reason | None:

@@ -247,7 +247,7 @@ def top_k(candidates, scores, items_out, scores_out):  # type: ignore[no-untyped
 
 
 @nb.njit(cache=True, nogil=True)
-def refresh(view, users, rows, gaps, scratch, items_out, scores_out, count_out):  # type: ignore[no-untyped-def]
+def refresh(view, users, rows, gaps, exclude_seen, scratch, items_out, scores_out, count_out):  # type: ignore[no-untyped-def]
     """The top K of many users.
 
     Parameters
@@ -264,7 +264,8 @@ def refresh(view, users, rows, gaps, scratch, items_out, scores_out, count_out):
     for m in range(len(rows)):
         u = rows[m]
         history = users.items[u, : users.length[u]]
-        candidates = candidates_of(view, history, history, MOST_CANDIDATES, scratch)
+        seen = history if exclude_seen else history[:0]
+        candidates = candidates_of(view, history, seen, MOST_CANDIDATES, scratch)
         describe(candidates, history, view.item_tokens, view.stats, view.step, scratch, raw)
         score(view, candidates, raw, users.tokens[u], length_bucket(len(history)), gaps[m], scratch, scores)
         count_out[m] = top_k(candidates, scores, items_out[m], scores_out[m])
