@@ -30,9 +30,12 @@ class Settings(BaseSettings):
     )
     kafka_username: str = Field("", description="Kafka user (SASL/SCRAM-SHA-512)")
     kafka_password: SecretStr = Field(SecretStr(""), description="and password")
-    kafka_ca_file: Path | None = Field(None, description="CA certificate of the brokers, when not a public one")
+    kafka_ca_file: Path | None = Field(
+        None, description="CA certificate of the brokers, when not a public one"
+    )
     redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey; `rediss://` for TLS, may carry user and password"
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Redis or Valkey; `rediss://` for TLS, may carry user and password",
     )
     state_dir: Path = Field(Path("state"), description="folder of checkpoints, releases and the ledger")
     web_host: str = Field("127.0.0.1", description="address of the health and metrics pages")
@@ -58,13 +61,15 @@ class Settings(BaseSettings):
     max_users_in_memory: int = Field(50_000, ge=1, description="users a worker holds; others wait in Redis")
     max_items_per_user: int = Field(512, ge=1, le=65_535, description="items remembered per user")
     event_weights: dict[str, float] = Field(
-        default_factory=lambda: dict(DEFAULT_WEIGHTS), description="what an event of each type says for its item"
+        default_factory=lambda: dict(DEFAULT_WEIGHTS),
+        description="what an event of each type says for its item",
     )
     rating_threshold: float = Field(4.0, gt=0, description="ratings from here on are positive")
 
     # Learning
     ranker: str = Field(
-        "ftrl", description="`ftrl` (compiled), or a River classifier such as `linear_model.LogisticRegression`"
+        "ftrl",
+        description="`ftrl` (compiled), or a River classifier such as `linear_model.LogisticRegression`",
     )
     ranker_params: dict[str, Any] = Field(default_factory=dict, description="its parameters, JSON")
     max_features: int = Field(1_000_000, ge=1024, description="weights the learner keeps at most")
@@ -72,16 +77,24 @@ class Settings(BaseSettings):
     overlay_interval_s: float = Field(1, gt=0, description="seconds between overlays from learner to workers")
 
     # Pruning
-    prune_interval: int = Field(10_000, ge=100, description="examples between two proposals of a pruned release")
+    prune_interval: int = Field(
+        10_000, ge=100, description="examples between two proposals of a pruned release"
+    )
     prune_first: int = Field(2_000, ge=100, description="examples before the first one")
-    prune_amount: float = Field(0.8, ge=0, lt=1, description="share of the ranker's weights a release leaves out")
+    prune_amount: float = Field(
+        0.8, ge=0, lt=1, description="share of the ranker's weights a release leaves out"
+    )
     guard_tolerance: float = Field(2e-3, ge=0, description="accepted rise of the pairwise log loss")
     guard_samples: int = Field(1_000, ge=2, description="examples before the guard decides")
-    guard_overlap: float = Field(0.9, ge=0, le=1, description="accepted agreement of the top 10 with the dense model")
+    guard_overlap: float = Field(
+        0.9, ge=0, le=1, description="accepted agreement of the top 10 with the dense model"
+    )
 
     # Batches
     batch_size: int = Field(2_000, ge=1, le=100_000, description="events per batch at most")
-    max_event_bytes: int = Field(1_000_000, ge=1_000, description="larger messages are dead-lettered unparsed")
+    max_event_bytes: int = Field(
+        1_000_000, ge=1_000, description="larger messages are dead-lettered unparsed"
+    )
     io_timeout_s: float = Field(30, gt=0, description="longest wait for Kafka or Redis to answer")
 
     @field_validator("event_weights")
@@ -116,7 +129,9 @@ class Settings(BaseSettings):
                 "expected 'ftrl' or a River classifier such as 'linear_model.LogisticRegression'"
             ) from error
         if not hasattr(model, "learn_one") or not hasattr(model, "predict_proba_one"):
-            raise ConfigError(f"RECS_RANKER={self.ranker!r} is no River classifier: it has no predict_proba_one")
+            raise ConfigError(
+                f"RECS_RANKER={self.ranker!r} is no River classifier: it has no predict_proba_one"
+            )
         return model
 
 

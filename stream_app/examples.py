@@ -72,7 +72,17 @@ class ExampleBatch:
         """The examples where `keep` (e,) is true."""
         columns = {
             name: getattr(self, name)[keep]
-            for name in ("offsets", "times_ms", "history", "length", "gap", "weight", "users", "item", "count")
+            for name in (
+                "offsets",
+                "times_ms",
+                "history",
+                "length",
+                "gap",
+                "weight",
+                "users",
+                "item",
+                "count",
+            )
         }
         return ExampleBatch(
             partition=self.partition, ids=self.ids, keys=self.keys, numbers=self.numbers[keep], **columns

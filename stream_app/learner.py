@@ -133,7 +133,11 @@ class LearnerService(Service):
     def prune_now(self) -> str:
         """Put a release on trial at once; returns what was done, in words."""
         published = self.cycle.propose()
-        return "there is nothing to prune yet" if published is None else f"release {published.version} is on trial"
+        return (
+            "there is nothing to prune yet"
+            if published is None
+            else f"release {published.version} is on trial"
+        )
 
     async def rollback(self, reason: str) -> str:
         """Serve the previous release again; returns what was done, in words."""
@@ -243,9 +247,7 @@ class LearnerService(Service):
     _sent_similar = 0
     _overlays = 0
 
-    def _named(
-        self, numbers: NDArray[np.int32], scores: NDArray[Any], k: int
-    ) -> list[tuple[str, float]]:
+    def _named(self, numbers: NDArray[np.int32], scores: NDArray[Any], k: int) -> list[tuple[str, float]]:
         best = np.lexsort((numbers, -scores))[:k]
         ids = self.learner.items.ids
         return [(ids[numbers[x]], float(scores[x])) for x in best if ids[numbers[x]]]

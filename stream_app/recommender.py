@@ -19,6 +19,7 @@ from stream_app.events import DEFAULT_WEIGHTS, Event, Item, Tombstone, User, fee
 from stream_app.examples import ExampleBatch
 from stream_app.features import N_NUMBERS, describe
 from stream_app.item_index import ItemIndex
+from stream_app.retrieval import WINDOW, length_bucket
 from stream_app.scoring import (
     MOST_CANDIDATES,
     Logged,
@@ -28,7 +29,6 @@ from stream_app.scoring import (
     refresh,
     score_parts,
 )
-from stream_app.retrieval import WINDOW, length_bucket
 from stream_app.served_model import NEIGHBOURS, ServedModel
 from stream_app.user_table import UserTable
 

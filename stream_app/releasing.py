@@ -12,7 +12,6 @@ and quantized, against the learner's own rows and weights as of the same step. N
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numba as nb
 import numpy as np
@@ -22,7 +21,6 @@ from pruning import EmptyModelError, GuardDecision, Proposal, PruningAgent
 from stream_app.candidates import clear_item, new_scratch
 from stream_app.examples import ExampleBatch
 from stream_app.features import N_NUMBERS, describe
-from stream_app.item_index import ItemIndex
 from stream_app.learning import Learner, ranker_step
 from stream_app.release import Release, version_of
 from stream_app.retrieval import CoVisits, length_bucket

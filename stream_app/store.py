@@ -20,12 +20,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from stream_app.errors import ConfigError, StoreError
-from stream_app.records import iso_time
 from stream_app.recommender import Offered
+from stream_app.records import iso_time
 
 _DAY_S = 86_400
 _encode = msgspec.json.Encoder().encode
-_SAFE = "@+=,/!$&'();|~-._"  # of an id in a key; neither braces nor colons, globs, spaces or control characters
+_SAFE = (
+    "@+=,/!$&'();|~-._"  # of an id in a key; neither braces nor colons, globs, spaces or control characters
+)
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -83,7 +85,9 @@ def list_json(offered: Offered, model: str, generated_at_ms: int) -> bytes:
     )
 
 
-def shared_list_json(items: Sequence[tuple[str, float]], model: str, generated_at_ms: int, strategy: str) -> bytes:
+def shared_list_json(
+    items: Sequence[tuple[str, float]], model: str, generated_at_ms: int, strategy: str
+) -> bytes:
     """The JSON of a list that belongs to no user: similar items, or what unknown users get."""
     head = {"user_id": None, "model": model, "generated_at": iso_time(generated_at_ms), "event_time": None}
     return _encode(
@@ -149,9 +153,7 @@ class Store:
             return []
         return await self._ask(self._redis.mget([self.keys.state(user_id) for user_id in user_ids]))
 
-    async def write(
-        self, lists: Iterable[tuple[str, bytes]], states: Iterable[tuple[str, bytes]]
-    ) -> None:
+    async def write(self, lists: Iterable[tuple[str, bytes]], states: Iterable[tuple[str, bytes]]) -> None:
         """Write users' lists, then their states, in one round trip.
 
         A state says which event was applied last. It is written after the list, so that a cut in between
@@ -204,7 +206,9 @@ class Store:
         value = await self._ask(self._redis.get(self.keys.model("current")))
         return None if value is None else value.decode()
 
-    async def publish_release(self, version: str, release: bytes, meta: dict[str, Any], overlay: bytes) -> None:
+    async def publish_release(
+        self, version: str, release: bytes, meta: dict[str, Any], overlay: bytes
+    ) -> None:
         """Put a release and its first overlay in place, then point to it: one transaction."""
         pipe = self._redis.pipeline(transaction=True)
         overlays = self.keys.model(version, "overlay")
@@ -248,5 +252,9 @@ class Store:
             return await answer
         except (RedisError, OSError, ssl.SSLError) as error:
             text = str(error)
-            hint = "free memory or raise maxmemory" if "OOM" in text else "is it running, and is RECS_REDIS_URL right?"
+            hint = (
+                "free memory or raise maxmemory"
+                if "OOM" in text
+                else "is it running, and is RECS_REDIS_URL right?"
+            )
             raise StoreError(f"Redis at {self._where}: {text or type(error).__name__}; {hint}") from error

@@ -79,7 +79,12 @@ async def ensure_topics(
         await connection.ask(admin.start(), "connecting")
         existing = set(await connection.ask(admin.list_topics(), "listing topics"))
         missing = [
-            NewTopic(name, partitions, replication, topic_configs={"cleanup.policy": "compact"} if compacted else {})
+            NewTopic(
+                name,
+                partitions,
+                replication,
+                topic_configs={"cleanup.policy": "compact"} if compacted else {},
+            )
             for name, (partitions, compacted) in topics.items()
             if name not in existing
         ]
@@ -89,6 +94,17 @@ async def ensure_topics(
             except TransportError as error:
                 if not isinstance(error.__cause__, TopicAlreadyExistsError):
                     raise
+    finally:
+        await admin.close()
+
+
+async def list_topics(connection: Connection) -> dict[str, int]:
+    """The topics that exist, with their numbers of partitions."""
+    admin = AIOKafkaAdminClient(**connection.arguments())
+    try:
+        await connection.ask(admin.start(), "connecting")
+        found = await connection.ask(admin.describe_topics(), "listing topics")
+        return {topic["topic"]: len(topic["partitions"]) for topic in found}
     finally:
         await admin.close()
 
@@ -145,7 +161,8 @@ class EventSource:
     async def poll(self, most: int, wait_s: float) -> dict[int, list[Record]]:
         """Up to `most` messages by partition, in offset order; waits `wait_s` for the first."""
         batches = await self._connection.ask(
-            self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=most), f"reading topic {self._topic}"
+            self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=most),
+            f"reading topic {self._topic}",
         )
         return {p.partition: records for p, records in batches.items() if records}
 
@@ -221,7 +238,8 @@ class LogReader:
     async def poll(self, most: int, wait_s: float) -> list[Record]:
         """Up to `most` messages, in offset order within a partition; waits `wait_s` for the first."""
         batches = await self._connection.ask(
-            self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=most), f"reading topic {self._topic}"
+            self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=most),
+            f"reading topic {self._topic}",
         )
         return [record for records in batches.values() for record in records]
 
@@ -256,9 +274,7 @@ class Sender:
         """Send what waits, and disconnect."""
         await _stop(self._producer)
 
-    async def send(
-        self, messages: Sequence[tuple[str, bytes | None, bytes | None, int | None]]
-    ) -> None:
+    async def send(self, messages: Sequence[tuple[str, bytes | None, bytes | None, int | None]]) -> None:
         """Send (topic, key, value, partition or None) in order; returns when all are acknowledged."""
         if not messages:
             return
@@ -272,7 +288,9 @@ class Sender:
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has."""
-        return len(await self._connection.ask(self._producer.partitions_for(topic), f"looking up topic {topic}"))
+        return len(
+            await self._connection.ask(self._producer.partitions_for(topic), f"looking up topic {topic}")
+        )
 
 
 async def _stop(client: Any) -> None:

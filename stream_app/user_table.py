@@ -83,6 +83,17 @@ class UserTable:
         """Last applied offset of a user in memory, −1 before the first."""
         return int(self.offset[self._rows[user_id]])
 
+    def history(self, user_id: str) -> list[str]:
+        """Items of a user in memory, the most recent last; those whose id is not known are left out."""
+        row = self._rows[user_id]
+        ids = self.items.ids
+        return [ids[i] for i in self.users.items[row, : self.users.length[row]].tolist() if ids[i]]
+
+    def knows(self, user_id: str, item_id: str) -> bool:
+        """Whether a user in memory has chosen an item before."""
+        number, row = self.items.find(item_id), self._rows[user_id]
+        return number is not None and bool((self.users.items[row, : self.users.length[row]] == number).any())
+
     def load(self, user_id: str, state: bytes | None) -> int:
         """Bring a user into memory from its packed state, or as a new user; returns the row.
 
@@ -175,13 +186,13 @@ class UserTable:
         self.partition, self.offset = bigger(self.partition), bigger(self.offset)
 
 
-def _unpack(
-    user_id: str, state: bytes | None
-) -> tuple[int, int, int, NDArray[np.uint64], NDArray[np.uint8]]:
+def _unpack(user_id: str, state: bytes | None) -> tuple[int, int, int, NDArray[np.uint64], NDArray[np.uint8]]:
     if state is None:
         return 0, -1, -1, np.zeros(0, np.uint64), np.zeros(0, np.uint8)
     if len(state) < _HEAD.size or state[:2] != _MAGIC:
-        raise StoreError(f"the state of user {user_id!r} is of an unknown format: delete its key to start afresh")
+        raise StoreError(
+            f"the state of user {user_id!r} is of an unknown format: delete its key to start afresh"
+        )
     _, partition, n, _, offset, last_ms = _HEAD.unpack_from(state)
     if len(state) != _HEAD.size + 9 * n:
         raise StoreError(f"the state of user {user_id!r} is cut: delete its key to start afresh")

@@ -124,7 +124,13 @@ class Worker(Service):
         """Finish the batch under way, commit, disconnect."""
         self.ready = False
         async with self._batch:
-            for step in (self._commit, self._source.stop, self._sender.stop, self._items.stop, self._users.stop):
+            for step in (
+                self._commit,
+                self._source.stop,
+                self._sender.stop,
+                self._items.stop,
+                self._users.stop,
+            ):
                 try:
                     await step()
                 except RecsError as error:
