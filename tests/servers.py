@@ -98,7 +98,7 @@ class KafkaServer(ServerProcess):
             passwords = [f"SCRAM-SHA-512=[name={name},password={it}]" for name, it in self.users.items()]
             _run([*jvm, "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format",
                   "--cluster-id", "stream-recommender-t", "--config", str(properties),
-                  *(argument for password in passwords for argument in ("--add-scram", password))])  # fmt: skip
+                  *(word for password in passwords for word in ("--add-scram", password))])  # fmt: skip
         return [*jvm, "kafka.Kafka", str(properties)]
 
     def is_ready(self) -> bool:
