@@ -152,6 +152,60 @@ class Popularity(Baseline):
             self._amount *= 1e-100
 
 
+class ClickRate(Baseline):
+    """Ranks items by the share of their showings that were clicked, smoothed towards the share of all items.
+
+    It is the baseline for streams with impressions (``view_item_list``): positive feedback counts as a click.
+    Without impressions it ranks like popularity.
+
+    Parameters
+    ----------
+    prior_showings
+        How many showings at the share of all items each item starts with.
+    weights, rating_threshold
+        As for `Baseline`.
+    """
+
+    def __init__(
+        self,
+        prior_showings: float = 10.0,
+        weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+        rating_threshold: float = 4.0,
+    ) -> None:
+        super().__init__(weights, rating_threshold)
+        self.prior_showings = prior_showings
+        self._clicks = np.zeros(64)
+        self._showings = np.zeros(64)
+
+    def observe(self, event: Event) -> None:
+        """Count showings, and clicks."""
+        if event.event_type == "view_item_list":
+            for item_id in event.item_ids():
+                item = self.items.add(item_id)
+                self._showings = _grown(self._showings, item + 1)
+                self._showings[item] += 1
+        super().observe(event)
+
+    def scores(self, user_id: str, event_time_ms: int) -> Floats:
+        """(clicks + m·r) / (showings + m), m being `prior_showings` and r the share of all items."""
+        n = len(self.items)
+        self._clicks, self._showings = _grown(self._clicks, n), _grown(self._showings, n)
+        prior = self.prior_showings * self._rate()
+        return (self._clicks[:n] + prior) / (self._showings[:n] + self.prior_showings)
+
+    def score_of_unknown(self, user_id: str) -> float:
+        """The share of all items."""
+        return self._rate()
+
+    def _rate(self) -> float:
+        return float((self._clicks.sum() + 1.0) / (self._showings.sum() + 2.0))
+
+    def learn(self, user_id: str, item: int, event_time_ms: int) -> None:
+        """Count a click."""
+        self._clicks = _grown(self._clicks, item + 1)
+        self._clicks[item] += 1
+
+
 class ItemKNN(Baseline):
     """Ranks items by how often they were chosen soon before or after what the user chose.
 

@@ -143,9 +143,10 @@ def evaluate(
         first_time=int((~plan.is_known).sum()),
         repeated=plan.n_repeated,
         impressions=len(plan.impressions),
+        impression_reference=_impression_reference(plan, k),
         out_of_order=plan.n_out_of_order,
         shuffled=plan.n_shuffled,
-        curve_events=tuple(int(plan.event[b[-1]]) + 1 for b in _curve_bins(plan.n_tests)),
+        curve_events=_curve_events(plan),
         models=qualities,
         test_users=plan.user,
     )
@@ -288,7 +289,7 @@ def slice_masks(plan: Plan) -> dict[str, Bools]:
     is_new = plan.item_count < NEW_ITEM_EVENTS
     masks["item first time"] = ~plan.is_known
     masks[f"item new (< {NEW_ITEM_EVENTS} events)"] = plan.is_known & is_new
-    masks["item established"] = plan.is_known & ~is_new
+    masks["item old"] = plan.is_known & ~is_new
     is_head = _is_head(plan)
     masks["item head"] = is_head
     masks["item tail"] = ~is_head
@@ -311,6 +312,23 @@ def _is_head(plan: Plan) -> Bools:
 
 def _curve_bins(n: int) -> list[Ints]:
     return [b for b in np.array_split(np.arange(n), CURVE_BINS) if b.size]
+
+
+def _curve_events(plan: Plan) -> tuple[int, ...]:
+    """The number of events up to the last test of each part of the curves."""
+    n_events = np.cumsum([isinstance(record, Event) for record in plan.records])
+    return tuple(int(n_events[plan.event[b[-1]]]) for b in _curve_bins(plan.n_tests))
+
+
+def _impression_reference(plan: Plan, k: int) -> dict[str, float]:
+    """NDCG of the order in which the shop showed the lists, and of a random order."""
+    shown, drawn = [], []
+    for impression in plan.impressions.values():
+        relevant = [item_id in impression.clicked for item_id in impression.item_ids]
+        order = np.argsort(impression.positions, kind="stable")
+        shown.append(metrics.ndcg_of_list(np.array(relevant)[order], k))
+        drawn.append(metrics.random_ndcg(sum(relevant), len(relevant), k))
+    return {"as_shown": metrics.mean(shown), "random": metrics.mean(drawn)} if shown else {}
 
 
 def _quality(plan: Plan, answers: Answers, slices: Mapping[str, Bools], k: int) -> ModelQuality:

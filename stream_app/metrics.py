@@ -173,6 +173,18 @@ def ndcg_of_list(relevant: ArrayLike, k: int) -> float:
     return float(discounts[rel[:k]].sum() / discounts[: min(n_relevant, k)].sum())
 
 
+def random_ndcg(n_relevant: int, n: int, k: int) -> float:
+    """The expected `ndcg_of_list` of `n` items in random order, of which `n_relevant` are relevant.
+
+    >>> random_ndcg(2, 2, k=10)
+    1.0
+    """
+    if not 0 < n_relevant <= n:
+        return float("nan")
+    discounts = 1.0 / np.log2(np.arange(2, min(k, n) + 2))
+    return float(n_relevant / n * discounts.sum() / discounts[: min(n_relevant, k)].sum())
+
+
 # ---------------------------------------------------------------------------------- beyond accuracy
 
 

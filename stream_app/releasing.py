@@ -145,6 +145,18 @@ class ReleaseCycle:
         self._trial = _Trial(proposal, published, dense, pruned.view, self.agent.guard.min_samples)
         return published
 
+    def restore(self, place: str, data: bytes, release: Release) -> None:
+        """Take over the `active` or `previous` release of an earlier process."""
+        links = int((release.tables.neighbours >= 0).sum())
+        published = Published(
+            version_of(data), data, release, release.tables.step, release.ranker_step, links
+        )
+        if place == "active":
+            self.active, self.agent.active = published, release.ranker
+            self._next = max(self._next, published.step + self.interval)
+        else:
+            self.previous, self.agent.previous = published, release.ranker
+
     def rollback(self, reason: str, time: str | None = None) -> Published:
         """Serve the previous release again.
 

@@ -51,7 +51,7 @@ class SparseRows:
 
 
 @nb.njit(cache=True, nogil=True)
-def _add(columns, values, rows, used, row, column, amount):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _add(columns, values, rows, used, row, column, amount):  # type: ignore[no-untyped-def]
     start, length, capacity = rows[row]
     place = np.searchsorted(columns[start : start + length], column)
     if place < length and columns[start + place] == column:
@@ -78,7 +78,7 @@ def _add(columns, values, rows, used, row, column, amount):  # type: ignore[no-u
 
 
 @nb.njit(cache=True, nogil=True)
-def _add_symmetric(columns, values, rows, used, i, others, amounts):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _add_symmetric(columns, values, rows, used, i, others, amounts):  # type: ignore[no-untyped-def]
     for n in range(others.size):
         columns, values, used = _add(columns, values, rows, used, i, others[n], amounts[n])
         columns, values, used = _add(columns, values, rows, used, others[n], i, amounts[n])
@@ -86,7 +86,7 @@ def _add_symmetric(columns, values, rows, used, i, others, amounts):  # type: ig
 
 
 @nb.njit(cache=True, nogil=True)
-def _weighted_sum(columns, values, rows, which, weights, n):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _weighted_sum(columns, values, rows, which, weights, n):  # type: ignore[no-untyped-def]
     total = np.zeros(n)
     for r in range(which.size):
         start, length, _ = rows[which[r]]

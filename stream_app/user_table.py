@@ -99,9 +99,23 @@ class UserTable:
         users.items[row, :n] = self.items.numbers_of_keys(keys[len(keys) - n :])
         users.best[row, :n] = best[len(best) - n :]
         users.length[row], users.last_ms[row] = n, last_ms
+        self.lists[row : row + 1] = -1
         self.partition[row], self.offset[row] = partition, offset
         self._put_tokens(row, user_id)
         return row
+
+    def remember_lists(self, rows: NDArray[np.int32], items: NDArray[np.int32]) -> None:
+        """Keep what users were offered, item numbers (m, k), −1 where a list ends."""
+        if self.lists.shape != (len(self.offset), items.shape[1]):
+            old, self.lists = self.lists, np.full((len(self.offset), items.shape[1]), -1, np.int32)
+            if old.shape[1] == items.shape[1]:
+                self.lists[: len(old)] = old
+        self.lists[rows] = items
+
+    def offered(self, numbers: NDArray[np.int32]) -> list[str]:
+        """Users in memory who were offered one of these items."""
+        holds = np.isin(self.lists, numbers).any(axis=1)
+        return [u for u, row in self._rows.items() if row < len(holds) and holds[row]]
 
     def pack(self, user_id: str) -> bytes:
         """The state of a user in memory as bytes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -63,6 +63,17 @@ def test_a_list_without_relevant_items_has_no_ndcg() -> None:
     """No relevant item, no measurement: nan, and not 0."""
     assert math.isnan(metrics.ndcg_of_list([False, False], K))
     assert math.isnan(metrics.ndcg_of_list([], K))
+
+
+@given(st.integers(1, 5), st.integers(0, 2), st.integers(1, 7))
+def test_the_random_ndcg_is_the_mean_over_all_orders(n_relevant: int, n_others: int, k: int) -> None:
+    """The closed form equals averaging over every arrangement of the relevant items."""
+    n = n_relevant + n_others
+    ndcgs = [
+        metrics.ndcg_of_list([i in places for i in range(n)], k)
+        for places in combinations(range(n), n_relevant)
+    ]
+    assert metrics.random_ndcg(n_relevant, n, k) == pytest.approx(np.mean(ndcgs))
 
 
 @pytest.mark.parametrize("k", [0, -1])
