@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     control_topic: str = Field("control", description="topic of commands: prune, rollback, erase")
     dead_letter_topic: str = Field("events.dlq", description="topic of messages that are no valid events")
     partitions: int = Field(4, ge=1, le=1024, description="partitions of topics that have to be created")
+    replication: int = Field(1, ge=1, le=10, description="and their replicas")
 
     # Recommending
     list_size: int = Field(20, ge=1, le=100, description="items per list")

@@ -54,7 +54,7 @@ class LearnerService(Service):
         self.metrics = Metrics() if metrics is None else metrics
         self.clock = clock
         self.store = make_store(settings)
-        self.state = StateDir(settings.state_dir)
+        self.files = StateDir(settings.state_dir)
         self.learner = Learner(settings.make_ranker())
         self.cycle = self._make_cycle()
         self._connection = Connection.of(settings)
@@ -70,22 +70,21 @@ class LearnerService(Service):
     def _make_cycle(self) -> ReleaseCycle:
         s = self.settings
         guard = Guard(tolerance=s.guard_tolerance, min_samples=s.guard_samples, min_overlap=s.guard_overlap)
-        agent = PruningAgent(SaliencyPruner(s.prune_amount), Int8(), guard, Ledger(self.state.ledger))
+        agent = PruningAgent(SaliencyPruner(s.prune_amount), Int8(), guard, Ledger(self.files.ledger))
         return ReleaseCycle(
             self.learner, agent, width=s.neighbours, interval=s.prune_interval, first=s.prune_first
         )
 
     async def on_start(self) -> None:
         """Load the checkpoint, go to the place that it names, publish the release that it serves."""
-        await ensure_topics(self._connection, topics(self.settings))
+        await ensure_topics(self._connection, topics(self.settings), self.settings.replication)
         await self.store.ping()
         self._restore()
         await self._items.start()
         while not await self._items.caught_up():
             await self._follow(POLL_S)
         await self._examples.start(self._places)
-        if self.cycle.active is not None:
-            await self._publish(self.cycle.active)
+        await self._publish(self.cycle.active)
         self._last_checkpoint = time.monotonic()
         self.ready = True
 
@@ -159,8 +158,8 @@ class LearnerService(Service):
         if decision is not None:
             self.log.info("%s: %s", decision.verdict, decision.reason)
         active = self.cycle.active
-        if active is not None and active is not self._published:
-            self.state.save_release(active.version, active.data)
+        if active is not self._published:
+            self.files.save_release(active.version, active.data)
             await self._publish(active)
         return learned
 
@@ -197,7 +196,7 @@ class LearnerService(Service):
         """Send what was learned since the last time, and the lists for users nobody knows."""
         active = self.cycle.active
         try:
-            if active is not None and self._published is not active:
+            if self._published is not active:
                 await self._publish(active)
             if self._published is not None and self.learner.step > self._sent[0]:
                 await self._push_overlay(self._published)
@@ -280,14 +279,15 @@ class LearnerService(Service):
         active, previous = self.cycle.active, self.cycle.previous
         extra = {
             "places": sorted(self._places.items()),
-            "active": None if active is None else active.version,
+            "active": active.version,
             "previous": None if previous is None else previous.version,
         }
-        self.state.save(self.learner.to_bytes(extra))
+        self.files.save_release(active.version, active.data)
+        self.files.save(self.learner.to_bytes(extra))
         self._saved_step = self.learner.step
 
     def _restore(self) -> None:
-        loaded = self.state.load()
+        loaded = self.files.load()
         if loaded is None:
             return
         self.learner, extra = loaded
@@ -299,7 +299,7 @@ class LearnerService(Service):
             if version is None:
                 continue
             try:
-                self.cycle.restore(name, *self.state.load_release(str(version)))
+                self.cycle.restore(name, *self.files.load_release(str(version)))
             except ReleaseError as error:
                 self.log.error("%s; the next release replaces it", error)
         self.log.info("going on after %d examples", self.learner.step)

@@ -102,7 +102,7 @@ class OnlineRecommender:
         self.cycle.observe(outcome.examples)
         active = self.cycle.active
         model = self.recommender.model
-        if active is not before and active is not None:
+        if active is not before:
             model.load(active.release, active.version)
             self._overlay_from = (active.step, active.ranker_step)
         model.apply(self.learner.overlay(*self._overlay_from, model.width))

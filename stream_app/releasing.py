@@ -27,7 +27,7 @@ from stream_app.learning import Learner, ranker_step
 from stream_app.release import Release, version_of
 from stream_app.retrieval import CoVisits, length_bucket
 from stream_app.scoring import MOST_CANDIDATES, View, candidates_of, score, top_k
-from stream_app.served_model import FreshWeights, ServedModel, bare_weights, make_view
+from stream_app.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
 
 OVERLAP_AT = 10
 
@@ -86,8 +86,9 @@ class ReleaseCycle:
 
     Attributes
     ----------
-    active
-        The release that is served, None before the first promotion.
+    active, previous
+        The release that is served and the one before. The first is empty: until something is promoted,
+        workers serve what its overlays bring, unpruned.
     """
 
     def __init__(
@@ -105,9 +106,10 @@ class ReleaseCycle:
         self.width = width
         self.interval = interval
         self.max_samples = max_samples
-        self.active: Published | None = None
+        self.active: Published
         self.previous: Published | None = None
         self._next = first
+        self._bootstrap()
         self._trial: _Trial | None = None
         self._scratch = new_scratch(0, 0)
 
@@ -145,6 +147,13 @@ class ReleaseCycle:
         self._trial = _Trial(proposal, published, dense, pruned.view, self.agent.guard.min_samples)
         return published
 
+    def _bootstrap(self) -> None:
+        tables = self.learner.tables(np.zeros(0, np.int32), self.width)
+        release = Release(empty_artefact(), 0, tables)
+        data = release.to_bytes()
+        self.active = Published(version_of(data), data, release, 0, 0, 0)
+        self.agent.active = release.ranker
+
     def restore(self, place: str, data: bytes, release: Release) -> None:
         """Take over the `active` or `previous` release of an earlier process."""
         links = int((release.tables.neighbours >= 0).sum())
@@ -166,9 +175,9 @@ class ReleaseCycle:
             If there is none.
         """
         self.agent.rollback(reason, time)
+        assert self.previous is not None  # the agent has the same two slots
         self.active, self.previous = self.previous, None
         self._trial = None
-        assert self.active is not None  # the agent has the same two slots
         return self.active
 
     def _replay(self, trial: _Trial, batch: ExampleBatch) -> None:

@@ -70,14 +70,16 @@ class Connection:
             ) from error
 
 
-async def ensure_topics(connection: Connection, topics: Mapping[str, tuple[int, bool]]) -> None:
+async def ensure_topics(
+    connection: Connection, topics: Mapping[str, tuple[int, bool]], replication: int = 1
+) -> None:
     """Create the topics that do not exist: name → (partitions, compacted)."""
     admin = AIOKafkaAdminClient(**connection.arguments())
     try:
         await connection.ask(admin.start(), "connecting")
         existing = set(await connection.ask(admin.list_topics(), "listing topics"))
         missing = [
-            NewTopic(name, partitions, -1, topic_configs={"cleanup.policy": "compact"} if compacted else {})
+            NewTopic(name, partitions, replication, topic_configs={"cleanup.policy": "compact"} if compacted else {})
             for name, (partitions, compacted) in topics.items()
             if name not in existing
         ]

@@ -108,7 +108,7 @@ class Worker(Service):
 
     async def on_start(self) -> None:
         """Connect, read what the shop says about items and users, join the group."""
-        await ensure_topics(self._connection, topics(self.settings))
+        await ensure_topics(self._connection, topics(self.settings), self.settings.replication)
         await self.store.ping()
         await self._sender.start()
         self._examples_partitions = await self._sender.partitions(self.settings.examples_topic)
