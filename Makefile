@@ -48,6 +48,9 @@ format: install  ## Format the code and repair what the linter can
 lock: install  ## Resolve the dependencies anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --generate-hashes \
 		--no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+	@# The image gets the same versions without what only development and the demo need.
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --constraint requirements.lock --generate-hashes \
+		--no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o deploy/requirements.lock
 
 bench: install  ## Run every benchmark; results go to benchmarks/results
 	$(BIN)/python -m benchmarks all --out benchmarks/results

@@ -187,7 +187,9 @@ def size_and_speed(seed: int = 1) -> dict[str, Any]:
     keys = np.sort(random_tokens(35_715))
     frozen = Snapshot(keys, rng.normal(size=len(keys)), np.ones(len(keys)))
     release = Artefact.build(frozen)
-    river = json.loads(subprocess.run([sys.executable, "-c", RIVER_BYTES], capture_output=True, check=True).stdout)
+    river = json.loads(
+        subprocess.run([sys.executable, "-c", RIVER_BYTES], capture_output=True, check=True).stdout
+    )
     n = 20_000
     present = keys.reshape(28, -1)[:, rng.integers(0, len(keys) // 28, n)].T.ravel()  # a token of every field
     absent = random_tokens(n)
@@ -236,7 +238,9 @@ def run(events: int = 1_500_000) -> dict[str, Any]:
         results["skipped"] = "movielens-100k is not here: set RECS_DATA to the folder of the data sets"
     else:
         results["B0"] = corrected_ftrl(path)
-        goals["B0"] = _goal(results["B0"]["logloss_corrected"], "≤ .5770", results["B0"]["logloss_corrected"] <= 0.577)
+        goals["B0"] = _goal(
+            results["B0"]["logloss_corrected"], "≤ .5770", results["B0"]["logloss_corrected"] <= 0.577
+        )
         streams["movielens"] = prune_data.movielens(path)
 
     for name, stream in streams.items():
@@ -245,7 +249,8 @@ def run(events: int = 1_500_000) -> dict[str, Any]:
         dense = quality(model, test)
         live = int(snapshot(model).live.sum())
         results[name] = {
-            "events": len(stream), "live_weights": live, "logloss": dense[0], "auc": dense[1], "floor": stream.floor,
+            "events": len(stream), "live_weights": live,
+            "logloss": dense[0], "auc": dense[1], "floor": stream.floor,
             "rounding": rounding(model, test), "curve": curve(model, test, KEPT[name]),
             "l1": against_l1(model, past, test, LAMBDA[name]),
         }  # fmt: skip
@@ -272,17 +277,24 @@ def _judge(results: dict[str, Any]) -> dict[str, Any]:
     goals["B1 q2.13"] = _goal(worst["q2.13"][0], "≤ .05", worst["q2.13"][0] <= 0.05)
     at = {p["kept"]: p for p in results["synthetic"]["curve"] if p["pruner"] == "SaliencyPruner"}
     goals["B2 90 %"] = _goal(
-        [at[0.1]["logloss"], at[0.1]["auc"]], "≤ 2.5, ≥ −2.5", at[0.1]["logloss"] <= 2.5 and at[0.1]["auc"] >= -2.5
+        [at[0.1]["logloss"], at[0.1]["auc"]],
+        "≤ 2.5, ≥ −2.5",
+        at[0.1]["logloss"] <= 2.5 and at[0.1]["auc"] >= -2.5,
     )
     goals["B2 80 %"] = _goal(at[0.2]["logloss"], "≤ 1", at[0.2]["logloss"] <= 1)
     ratios = [
-        round(p["pruned"]["auc"] / p["trained"]["auc"], 3) for r in present for p in r["l1"] if p["trained"]["auc"] < 0
+        round(p["pruned"]["auc"] / p["trained"]["auc"], 3)
+        for r in present
+        for p in r["l1"]
+        if p["trained"]["auc"] < 0
     ]
     goals["B3"] = _goal(ratios, "≤ .8 at every point", bool(ratios) and max(ratios) <= 0.8)
     if "B4" in results:
         b4 = results["B4"]
         goals["B4"] = _goal(
-            [b4["logloss"], b4["auc"]], "≤ −80, ≥ 60", b4["logloss"] <= -80 and b4["auc"] >= 60 and b4["kept"] <= 0.125
+            [b4["logloss"], b4["auc"]],
+            "≤ −80, ≥ 60",
+            b4["logloss"] <= -80 and b4["auc"] >= 60 and b4["kept"] <= 0.125,
         )
     speed = results["size_and_speed"]
     goals["B7"] = _goal(speed["ratio"], "≥ 50", speed["ratio"] >= 50)

@@ -71,7 +71,9 @@ def tokens(field: str, codes: NDArray[np.integer]) -> NDArray[np.uint64]:
     h = (h ^ (h >> np.uint64(30))) * M1
     h = (h ^ (h >> np.uint64(27))) * M2
     h ^= h >> np.uint64(31)
-    return (np.uint64(field_id(field)) << np.uint64(48)) | np.maximum(h & np.uint64((1 << 48) - 1), np.uint64(1))
+    return (np.uint64(field_id(field)) << np.uint64(48)) | np.maximum(
+        h & np.uint64((1 << 48) - 1), np.uint64(1)
+    )
 
 
 def movielens_path() -> Path | None:
@@ -98,14 +100,15 @@ def movielens_features(row: dict[str, str]) -> tuple[list[tuple[str, str]], floa
     pairs = [
         ("user", user), ("item", item), ("age", age), ("gender", gender), ("occupation", occupation),
         ("decade", decade), ("hour", hour), ("weekday", weekday), ("zip", first_zip),
-        ("gender×item", gender + item), ("age×item", f"{age}|{item}"), ("occupation×item", f"{occupation}|{item}"),
+        ("gender×item", gender + item), ("age×item", f"{age}|{item}"),
+        ("occupation×item", f"{occupation}|{item}"),
         ("user×decade", f"{user}|{decade}"), ("hour×item", f"{hour}|{item}"), ("user×hour", f"{user}|{hour}"),
         ("weekday×item", f"{weekday}|{item}"),
     ]  # fmt: skip
     for genre in row["genres"].split(", "):
         pairs += [
-            ("genre", genre), ("user×genre", f"{user}|{genre}"), ("occupation×genre", f"{occupation}|{genre}"),
-            ("age×genre", f"{age}|{genre}"),
+            ("genre", genre), ("user×genre", f"{user}|{genre}"),
+            ("occupation×genre", f"{occupation}|{genre}"), ("age×genre", f"{age}|{genre}"),
         ]  # fmt: skip
     return pairs, float(float(row["rating"]) >= 4)
 

@@ -87,5 +87,6 @@ def preload(bootstrap: str, topic: str, events: Iterator[tuple[bytes, bytes]], *
 
 
 def _zipf(size: int) -> np.ndarray:
-    weights = 1.0 / np.arange(1, size + 1)
-    return weights / weights.sum()
+    weights: np.ndarray = 1.0 / np.arange(1, size + 1)
+    weights /= weights.sum()
+    return weights

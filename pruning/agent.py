@@ -20,6 +20,7 @@ from pruning.guard import Guard, GuardDecision
 from pruning.ledger import DecisionRecord, Ledger
 from pruning.pruners import SaliencyPruner
 from pruning.quantization import Float32, Int8, Quantizer
+from pruning.sequential import CircuitBreaker, Cusum
 from pruning.weights import Snapshot, snapshot
 
 
@@ -85,6 +86,10 @@ class PruningAgent:
         In memory unless told otherwise.
     max_bytes
         Largest artefact that may be served, or None.
+    watch
+        Guards the active artefact after its promotion; `Cusum()` unless told otherwise.
+    breaker
+        Pauses proposals after failures in a row; `CircuitBreaker()` unless told otherwise.
 
     Examples
     --------
@@ -107,13 +112,18 @@ class PruningAgent:
         quantizer: Quantizer | None = None,
         guard: Guard | None = None,
         ledger: Ledger | None = None,
+        *,
         max_bytes: int | None = None,
+        watch: Cusum | None = None,
+        breaker: CircuitBreaker | None = None,
     ):
         self.pruner = SaliencyPruner(0.9) if pruner is None else pruner
         self.quantizer = Int8() if quantizer is None else quantizer
         self.guard = Guard() if guard is None else guard
         self.ledger = Ledger() if ledger is None else ledger
         self.max_bytes = max_bytes
+        self.watch = Cusum() if watch is None else watch
+        self.breaker = CircuitBreaker() if breaker is None else breaker
         self.active: Artefact | None = None
         self.previous: Artefact | None = None
 
@@ -160,6 +170,22 @@ class PruningAgent:
         decision = self.guard.inspect(proposal.candidate, max_bytes=self.max_bytes)
         if decision.promoted:
             decision = self.guard.judge(dense_losses, candidate_losses, **evidence)
+        self.conclude(proposal, decision, time=time, version=version)
+        return decision
+
+    def conclude(
+        self,
+        proposal: Proposal,
+        decision: GuardDecision,
+        *,
+        time: str | None = None,
+        version: str | None = None,
+    ) -> None:
+        """Record a decision that was made elsewhere, such as `Shadow.decision`, and act on it.
+
+        The ledger is written before `active` changes: after a crash in between, the old artefact is served
+        and the ledger names the one that was to come.
+        """
         self.ledger.append(
             DecisionRecord(
                 version=version or proposal.candidate.version,
@@ -176,8 +202,41 @@ class PruningAgent:
             )
         )
         if decision.promoted:
+            self.breaker.succeeded()
+            self.watch.reset()
             self.previous, self.active = self.active, proposal.candidate
-        return decision
+        elif decision.verdict == "reject":
+            self.breaker.failed(proposal.step)
+
+    def observe(
+        self, dense_losses: ArrayLike, active_losses: ArrayLike, *, step: int, time: str | None = None
+    ) -> bool:
+        """Watch the active artefact on live events; roll back when its loss has risen, and tell so.
+
+        Parameters
+        ----------
+        dense_losses, active_losses
+            Losses of the trainer and of the active artefact on the same events, (n,), in order.
+        step
+            How many examples the trainer has learned.
+        time
+            When, for the ledger.
+
+        Returns
+        -------
+        Whether a rollback happened. Without a previous artefact there is none, and the breaker opens.
+        """
+        alarm = self.watch.update(
+            np.asarray(active_losses, np.float64) - np.asarray(dense_losses, np.float64)
+        )
+        if not alarm:
+            return False
+        self.watch.reset()
+        self.breaker.failed(step)
+        if self.previous is None:
+            return False
+        self.rollback("the loss over the trainer's has risen for good", time)
+        return True
 
     def rollback(self, reason: str = "asked for", time: str | None = None) -> Artefact:
         """Make the previous artefact active again and say so in the ledger.

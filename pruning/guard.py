@@ -17,6 +17,7 @@ from scipy import stats
 
 from pruning.artefact import Artefact
 from pruning.errors import ArtefactError, NonFiniteError, ParameterError
+from pruning.sequential import ConfidenceSequence
 
 Verdict = Literal["promote", "reject", "undecided"]
 
@@ -178,6 +179,10 @@ class Guard:
         reason = f"the loss changes by {mean:+.5f} and surely by less than {self.tolerance:.5f}"
         return GuardDecision("promote", reason, evidence)
 
+    def shadow(self, max_samples: int = 250_000) -> Shadow:
+        """A test on live events that may be asked after every batch; it ends undecided at `max_samples`."""
+        return Shadow(self, max_samples)
+
     def _worse(self, mean: float, low: float) -> str | None:
         if low <= self.tolerance:
             return None
@@ -226,6 +231,73 @@ class Guard:
             return mean, mean, mean
         margin = float(stats.norm.ppf(self.confidence) * difference.std(ddof=1) / math.sqrt(len(difference)))
         return mean, mean - margin, mean + margin
+
+
+class Shadow:
+    """Scores live events with both exports and decides as soon as it knows.
+
+    The interval is a confidence sequence: asking after every batch does not raise the risk.
+
+    Parameters
+    ----------
+    guard
+        Tolerance, confidence and smallest sample.
+    max_samples
+        Events after which an undecided test ends; the old artefact stays.
+
+    Examples
+    --------
+    >>> shadow, rng = Guard(tolerance=1e-3, min_samples=500).shadow(), np.random.default_rng(0)
+    >>> while (decision := shadow.decision).verdict == "undecided":
+    ...     dense = rng.random(500)
+    ...     shadow.update(dense, dense + rng.normal(-1e-3, .02, 500))
+    >>> decision.verdict, decision.evidence["events"] < 10_000
+    ('promote', True)
+    """
+
+    def __init__(self, guard: Guard, max_samples: int = 250_000):
+        self.guard = guard
+        self.max_samples = max_samples
+        self._sequence = ConfidenceSequence(
+            2 * (1 - guard.confidence), max_samples // 5 or 1, guard.min_samples
+        )
+        self._broken = False
+
+    def update(self, dense_losses: ArrayLike, candidate_losses: ArrayLike) -> None:
+        """Add a batch of events, (n,) each, in the same order."""
+        dense = np.asarray(dense_losses, np.float64)
+        candidate = np.asarray(candidate_losses, np.float64)
+        if dense.shape != candidate.shape:
+            raise ParameterError(f"losses of shapes {dense.shape} and {candidate.shape}: pair the events")
+        if not np.isfinite(dense).all():
+            raise NonFiniteError("a loss of the dense export is NaN or infinite: the trainer is broken")
+        if not np.isfinite(candidate).all():
+            self._broken = True
+            return
+        self._sequence.update(candidate - dense)
+
+    @property
+    def finished(self) -> bool:
+        """Whether more events can change nothing."""
+        return self._sequence.n >= self.max_samples or self.decision.verdict != "undecided"
+
+    @property
+    def decision(self) -> GuardDecision:
+        """The verdict now."""
+        low, high = self._sequence.interval
+        n, mean, tolerance = self._sequence.n, self._sequence.mean, self.guard.tolerance
+        evidence = {"events": n, "tolerance": tolerance, "difference": mean, "low": low, "high": high}
+        if self._broken:
+            return GuardDecision("reject", "a loss of the candidate is NaN or infinite", evidence)
+        if low > tolerance:
+            reason = f"live, the loss rises by {mean:.5f}, surely by {low:.5f}; {tolerance:.5f} is accepted"
+            return GuardDecision("reject", reason, evidence)
+        if n >= self.guard.min_samples and high <= tolerance:
+            reason = f"live, the loss changes by {mean:+.5f} and surely by less than {tolerance:.5f}"
+            return GuardDecision("promote", reason, evidence)
+        if n >= self.max_samples:
+            return GuardDecision("undecided", f"{n} events did not decide: the old artefact stays", evidence)
+        return GuardDecision("undecided", f"{n} live events have not decided yet", evidence)
 
 
 def _survives(candidate: Artefact) -> bool:

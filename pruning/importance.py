@@ -1,8 +1,8 @@
-"""Which fields matter: measured progressively, on examples before they are learned, without extra model calls.
+"""Which fields matter: measured on examples before they are learned, without extra model calls.
 
 For an additive logit s = Σ_f c_f the loss without a field, or with a stranger's value in it, follows from the
-contributions alone: loss(s − c_f) and loss(s − c_f + c_f′). A ranking on a stale snapshot misleads; update this
-one with every batch the model is about to learn.
+contributions alone: loss(s − c_f) and loss(s − c_f + c_f′). A ranking on a stale snapshot misleads; update
+this one with every batch the model is about to learn.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def field_contributions(
     known = fields[column] == field
     cell = np.repeat(np.arange(n), np.diff(indptr)) * len(fields) + column
     sums = np.bincount(cell[known], np.asarray(contributions, np.float64)[known], n * len(fields))
-    return sums.reshape(n, len(fields))
+    return np.asarray(sums, np.float64).reshape(n, len(fields))
 
 
 class FieldImportance:
@@ -176,7 +176,9 @@ class FieldSelection:
 Measure = Callable[[frozenset[int]], tuple[float, Mapping[int, float]]]
 
 
-def select_fields(measure: Measure, *, tolerance: float = 0.0, probes: int = 3, at_least: int = 1) -> FieldSelection:
+def select_fields(
+    measure: Measure, *, tolerance: float = 0.0, probes: int = 3, at_least: int = 1
+) -> FieldSelection:
     """Guarded backward selection: drop fields while the measured progressive loss does not rise.
 
     Parameters

@@ -1,8 +1,7 @@
 """The weights of a model, frozen: what pruners rank, quantizers round and artefacts store.
 
-Any object with a method `weight_snapshot() -> Snapshot` can be pruned; River's linear models, alone or at the
-end of a pipeline, are read here. This is the one place that knows where River keeps weights and what their
-optimizers remember about them.
+Any object with a method `weight_snapshot() -> Snapshot` can be frozen, and any River model whose weights are
+one linear table, alone or at the end of a pipeline. `pruning.tables` knows where River keeps them.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from river import compose, linear_model
+from river import compose
 
 from pruning.errors import EmptyModelError, NonFiniteError, UnsupportedModelError
+from pruning.tables import SUM_OF_SQUARES, WeightTable, weight_tables
 from pruning.tokens import VALUE_BITS, feature_token
 
 
@@ -130,38 +130,40 @@ def snapshot(model: Any) -> Snapshot:
         return model.weight_snapshot()
     if isinstance(model, compose.Pipeline):
         return snapshot(list(model.steps.values())[-1])
-    if isinstance(model, linear_model.base.GLM):
-        return _glm_snapshot(model)
-    raise UnsupportedModelError(
-        f"{type(model).__name__} keeps its weights where they are not known: supported are models with "
-        "weight_snapshot(), River's linear models, and pipelines that end in one of them"
-    )
+    tables = weight_tables(model)
+    if len(tables) != 1 or tables[0].has_rows:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has the weight tables {[t.name for t in tables]}, an "
+            "artefact holds one linear table: prune it in place with pruning.prune_model"
+        )
+    return _table_snapshot(tables[0])
 
 
-# Optimizer class → attribute that holds Σg² by feature. The others keep no second moment, or a decayed one.
-_SUM_OF_SQUARES = {"FTRLProximal": "n", "AdaGrad": "g2"}
-
-
-def _glm_snapshot(model: Any) -> Snapshot:
-    weights = model._weights.to_dict()
-    optimizer = model.optimizer
-    kind = next((c.__name__ for c in type(optimizer).__mro__ if c.__name__ in _SUM_OF_SQUARES), None)
-    second = dict(getattr(optimizer, _SUM_OF_SQUARES[kind])) if kind else None
-    dual = dict(optimizer.z) if kind == "FTRLProximal" else None
-    names = list(dict.fromkeys([*weights, *(second or {})]))
+def _table_snapshot(table: WeightTable) -> Snapshot:
+    """The weights of a linear table, and of features whose weight is zero but whose Σg² is known."""
+    weights = dict(zip(table.names(), table.values().ravel().tolist(), strict=True))
+    remembered = table.memory(("n", "g2"))
+    names = list(dict.fromkeys([*weights, *(name for held in remembered for name in held)]))
     tokens = np.array([feature_token(name) for name in names], np.uint64)
     order = np.argsort(tokens)
+    if len(tokens) > 1 and (np.diff(tokens[order]) == 0).any():
+        raise UnsupportedModelError(
+            "two feature names have one token: rename one, such as 'a=b' and ('a', 'b')"
+        )
     named = [names[i] for i in order]
+    squares = next((dict(getattr(o, a)) for o in table.optimizers for k, a in SUM_OF_SQUARES.items()
+                    if isinstance(o, k)), None)  # fmt: skip
+    dual = table.dual()
 
-    def column(table: Mapping[Hashable, float] | None, absent: float) -> NDArray[np.float64]:
-        return np.array([(table or {}).get(name, absent) for name in named], np.float64)
+    def column(held: Mapping[Hashable, float]) -> NDArray[np.float64]:
+        return np.array([held.get(name, 0.0) for name in named], np.float64)
 
     return Snapshot(
         keys=tokens[order],
-        weights=column(weights, 0.0),
-        curvature=column(second, 0.0) if second is not None else np.ones(len(named)),
-        dual=column(dual, 0.0) if dual is not None else None,
+        weights=column(weights),
+        curvature=np.ones(len(named)) if squares is None else column(squares),
+        dual=None if dual is None else column(dual),
         names={int(k): name for k, name in zip(tokens[order], named, strict=True)},
-        intercept=float(model.intercept),
-        step=int(optimizer.n_iterations),
+        intercept=float(getattr(table.model, "intercept", 0.0)),
+        step=max((int(getattr(o, "n_iterations", 0)) for o in table.optimizers), default=0),
     )

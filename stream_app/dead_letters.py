@@ -42,7 +42,7 @@ class Rejected(msgspec.Struct, frozen=True):
             "offset": self.offset,
             "field": self.field,
             "reason": self.reason,
-            "key_base64": self.key and base64.b64encode(self.key).decode(),
+            "key_base64": None if self.key is None else base64.b64encode(self.key).decode(),
             "value_base64": None if value is None else base64.b64encode(value).decode(),
         }
         if value is not None and self.value is not None and len(value) < len(self.value):

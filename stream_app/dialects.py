@@ -44,7 +44,7 @@ _TYPE_ALIASES = {
 _FIELD_ALIASES = {
     "event_id": "event_id message_id insert_id event_uuid uuid id",
     "event_type": "event_type event_name event type action",
-    "event_time": "event_time original_timestamp event_timestamp timestamp derived_tstamp collector_tstamp "
+    "event_time": "event_time event_timestamp timestamp original_timestamp derived_tstamp collector_tstamp "
     "datetime time ts",
     "user_id": "user_id visitor_id customer_id shopper_id uid user",
     "anonymous_id": "anonymous_id user_pseudo_id domain_userid client_id",
@@ -67,7 +67,7 @@ _ITEM_ALIASES = {
     "position": "position index rank item_list_index",
 }
 # Objects whose members count as members of the message itself, below the message's own.
-_WRAPPERS = ("properties", "params", "ecommerce", "purchase_transaction")
+_WRAPPERS = ("properties", "params", "ecommerce", "purchase_transaction", "purchaseTransaction")
 
 
 MAX_NAME = 256  # characters; longer names are nobody's vocabulary, and are not worth a place in a cache
@@ -92,12 +92,19 @@ _TYPES = {squash(t): t for t in CANONICAL_TYPES} | {
 }
 
 
-def _lookup_table(aliases: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    return {field: tuple(squash(a) for a in names.split()) for field, names in aliases.items()}
+_Table = dict[str, tuple[str, int]]  # squashed name → canonical field, how far down its list of names
 
 
-_FIELDS = _lookup_table(_FIELD_ALIASES)
-_ITEM_FIELDS = _lookup_table(_ITEM_ALIASES)
+def _table(aliases: dict[str, str]) -> _Table:
+    return {
+        squash(name): (field, rank)
+        for field, names in aliases.items()
+        for rank, name in enumerate(names.split())
+    }
+
+
+_FIELDS = _table(_FIELD_ALIASES)
+_ITEM_FIELDS = _table(_ITEM_ALIASES)
 
 
 def canonical_type(name: str) -> str | None:
@@ -141,23 +148,22 @@ def to_canonical(message: Mapping[str, Any], headers: Headers = ()) -> dict[str,
     --------
     >>> to_canonical({"type": "track", "event": "Product Added", "userId": "u1",
     ...               "properties": {"product_id": "sku-1", "price": 9.5}})
-    {'event_type': 'Product Added', 'user_id': 'u1', 'item_id': 'sku-1', 'price': 9.5}
+    {'item_id': 'sku-1', 'price': 9.5, 'event_type': 'Product Added', 'user_id': 'u1'}
     """
     envelope, body = _unwrap_cloudevent(message, headers)
     flat: dict[str, Any] = {}
     for name in _WRAPPERS:
-        inner = _member(body, name)
+        inner = body.get(name)
         if isinstance(inner, Mapping):
-            flat.update((squash(k), v) for k, v in inner.items() if v is not None)
-    flat.update((squash(k), v) for k, v in body.items() if v is not None)
+            flat |= _squashed(inner)
+    flat |= _squashed(body)
     fields = _pick(flat, _FIELDS)
     _read_snowplow(flat, fields)
     if isinstance(fields.get("item_id"), Mapping):  # {"product": {"id": …}}
         fields["item_id"] = _pick_item(fields["item_id"]).get("item_id")
-    if isinstance(fields.get("items"), list):
-        fields["items"] = [
-            _pick_item(item) if isinstance(item, Mapping) else item for item in fields["items"]
-        ]
+    items = fields.get("items")
+    if isinstance(items, list):
+        fields["items"] = [_pick_item(item) if isinstance(item, Mapping) else item for item in items]
     for field, value in envelope.items():
         if field == "event_id" or field not in fields:
             fields[field] = value
@@ -173,27 +179,25 @@ def is_cloudevent(headers: Headers) -> bool:
     return any(name.lower() == "ce_specversion" for name, _ in headers)
 
 
-def _member(body: Mapping[str, Any], name: str) -> Any:
-    first, *rest = name.split("_")
-    camel = first + "".join(word.title() for word in rest)
-    return body.get(name, body.get(camel))
+def _squashed(members: Mapping[str, Any]) -> dict[str, Any]:
+    return {squash(name): value for name, value in members.items() if value is not None}
 
 
-def _pick(flat: Mapping[str, Any], table: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    fields = {}
-    for field, names in table.items():
-        for name in names:
-            if name in flat:
-                fields[field] = flat[name]
-                break
+def _pick(flat: Mapping[str, Any], table: _Table) -> dict[str, Any]:
+    """The members that `table` knows; of several names for one field, the first in its list counts."""
+    fields: dict[str, Any] = {}
+    ranks: dict[str, int] = {}
+    for name, value in flat.items():
+        field, rank = table.get(name, ("", 0))
+        if field and rank < ranks.get(field, 99):
+            fields[field], ranks[field] = value, rank
     return fields
 
 
 def _pick_item(item: Mapping[str, Any]) -> dict[str, Any]:
     product = item.get("product")  # Google Retail: {"product": {"id": …}, "quantity": 2}
-    flat = {squash(k): v for k, v in product.items()} if isinstance(product, Mapping) else {}
-    flat |= {squash(k): v for k, v in item.items() if v is not None}
-    return _pick(flat, _ITEM_FIELDS)
+    flat = _squashed(product) if isinstance(product, Mapping) else {}
+    return _pick(flat | _squashed(item), _ITEM_FIELDS)
 
 
 def _read_snowplow(flat: Mapping[str, Any], fields: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ from stream_app.records import (
     LATEST_MS,
     MAX_AMOUNT,
     MAX_ID_BYTES,
+    MAX_ITEMS,
     MAX_POSITION,
     MAX_QUANTITY,
     Amount,
@@ -121,8 +122,11 @@ DEFAULT_POLICY = DecodePolicy()
 _Flat = dict[str, str | Int64 | float | bool | None]
 
 
-class _Wire(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The canonical JSON of an event; ranges are checked while it is parsed."""
+class _Wire(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+    """The canonical JSON of an event; ranges are checked while it is parsed.
+
+    An unknown member may be an alias or a CloudEvent's, which only the slow path knows.
+    """
 
     event_type: EventType
     event_time: datetime | int | float
@@ -134,13 +138,10 @@ class _Wire(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     currency: Annotated[str, Meta(max_length=16)] | None = None
     quantity: Quantity | None = None
     request_id: Id | None = None
-    items: tuple[EventItem, ...] = ()
+    items: Annotated[tuple[EventItem, ...], Meta(max_length=MAX_ITEMS)] = ()
     context: _Flat = {}
     attributes: _Flat = {}
     anonymous_id: Id | None = None
-    price: float | None = None
-    position: int | None = None
-    specversion: str | None = None
 
 
 _decode_wire = msgspec.json.Decoder(_Wire).decode
@@ -162,9 +163,6 @@ def _fast(raw: bytes, policy: DecodePolicy, latest_ms: int) -> Event | None:
         not EARLIEST_MS <= ms <= latest_ms
         or (w.item_id is None and not w.items and w.event_type not in _NEEDS_NO_ITEM)
         or (w.event_type == "rate" and w.value is None)
-        or w.price is not None
-        or w.position is not None
-        or w.specversion is not None
     ):
         return None
     event = Event(
@@ -285,6 +283,8 @@ def _items(value: Any) -> tuple[EventItem, ...]:
         return ()
     if not isinstance(value, list | tuple):
         raise EventError("items", f"{show(value)} is not a list of items")
+    if len(value) > MAX_ITEMS:
+        raise EventError("items", f"has {len(value)} items; the limit is {MAX_ITEMS}")
     return tuple(
         _event_item(f"items[{i}].", item if isinstance(item, Mapping) else {"item_id": item})
         for i, item in enumerate(value)

@@ -7,6 +7,7 @@ for ever, so the learner can drop what it has learned already.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,11 +72,33 @@ class ExampleBatch:
         """The examples where `keep` (e,) is true."""
         columns = {
             name: getattr(self, name)[keep]
-            for name in ("offsets", "times_ms", "history", "length", "gap", "weight", "users", "item", "count")
+            for name in (
+                "offsets",
+                "times_ms",
+                "history",
+                "length",
+                "gap",
+                "weight",
+                "users",
+                "item",
+                "count",
+            )
         }
         return ExampleBatch(
             partition=self.partition, ids=self.ids, keys=self.keys, numbers=self.numbers[keep], **columns
         )
+
+    def parts(self, most: int = 400) -> Iterator[ExampleBatch]:
+        """The batch cut into messages of at most `most` examples; those of one event stay together."""
+        start = 0
+        while start < len(self):
+            end = min(start + most, len(self))
+            while end < len(self) and self.offsets[end] == self.offsets[end - 1]:
+                end += 1
+            keep = np.zeros(len(self), np.bool_)
+            keep[start:end] = True
+            yield self.rows(keep)
+            start = end
 
     def to_bytes(self) -> bytes:
         """The batch as one checksummed message."""

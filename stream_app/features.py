@@ -110,7 +110,12 @@ def describe(candidates, history, item_tokens, stats, step, scratch, out):  # ty
         float32 (c, N_NUMBERS).
     """
     h, epoch = min(len(history), WINDOW), scratch.epoch[0]
-    total, support, token_mark, token_count = scratch.total, scratch.support, scratch.token_mark, scratch.token_count
+    total, support, token_mark, token_count = (
+        scratch.total,
+        scratch.support,
+        scratch.token_mark,
+        scratch.token_count,
+    )
     count, first, last, trend, by_length = stats.count, stats.first, stats.last, stats.trend, stats.by_length
     for x in range(len(history) - h, len(history)):
         for t in range(1, ITEM_TOKENS):

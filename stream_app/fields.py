@@ -144,7 +144,7 @@ def number(field: str, value: Any, low: float, high: float) -> int | float | Non
     result = value
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
-            result = float(value) if "_" not in value else value
+            result = int(value) if value.isdecimal() else float(value) if "_" not in value else value
     if isinstance(result, bool) or not isinstance(result, int | float):
         raise EventError(field, f"{show(value)} is not a number")
     if not low <= result <= high:  # also refuses NaN

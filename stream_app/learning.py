@@ -240,7 +240,9 @@ class Learner:
         self.make_room()
         return np.flatnonzero(self.graph.touched[: len(self.items)] >= 0).astype(np.int32)
 
-    def overlay(self, since_step: int, since_ranker_step: int, width: int, most_rows: int | None = None) -> Overlay:
+    def overlay(
+        self, since_step: int, since_ranker_step: int, width: int, most_rows: int | None = None
+    ) -> Overlay:
         """What was learned after a step: all touched weights, and the rows of touched items.
 
         Parameters
@@ -364,7 +366,10 @@ def learn_pairs(
 
 
 def river_pairs(
-    keys: NDArray[np.uint64], values: NDArray[np.float32], indptr: NDArray[np.int64], labels: NDArray[np.float32]
+    keys: NDArray[np.uint64],
+    values: NDArray[np.float32],
+    indptr: NDArray[np.int64],
+    labels: NDArray[np.float32],
 ) -> Iterable[tuple[dict[int, float], bool]]:
     """Encoded pairs as River's feature dicts.
 

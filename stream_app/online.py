@@ -27,9 +27,13 @@ from stream_app.served_model import FreshWeights, ServedModel, bare_weights, emp
 PRUNE = 0.8  # share of the ranker's weights that a release leaves out
 
 
-def default_agent(ledger: Ledger | None = None, *, prune: float = PRUNE, tolerance: float = 2e-3) -> PruningAgent:
+def default_agent(
+    ledger: Ledger | None = None, *, prune: float = PRUNE, tolerance: float = 2e-3, samples: int = 1_000
+) -> PruningAgent:
     """The pruning agent with this project's defaults: saliency, 8 bits, a guard on pairwise loss."""
-    return PruningAgent(SaliencyPruner(prune), Int8(), Guard(tolerance=tolerance, min_samples=1000), ledger)
+    return PruningAgent(
+        SaliencyPruner(prune), Int8(), Guard(tolerance=tolerance, min_samples=samples), ledger
+    )
 
 
 class OnlineRecommender:
@@ -41,6 +45,8 @@ class OnlineRecommender:
         Serve pruned and quantized releases under an overlay instead of the learner's own tables.
     ranker
         A River classifier; the compiled `FTRLClassifier` unless told otherwise.
+    interval, first, samples
+        Examples between proposals, before the first, and before the guard decides.
     agent
         Prunes and judges, when compressing; `default_agent()` unless told otherwise.
     weights, rating_threshold
@@ -65,6 +71,7 @@ class OnlineRecommender:
         rating_threshold: float = 4.0,
         interval: int = 10_000,
         first: int = 2_000,
+        samples: int = 1_000,
     ) -> None:
         self.learner = Learner(ranker)
         self.recommender = Recommender(
@@ -73,7 +80,7 @@ class OnlineRecommender:
         self.cycle: ReleaseCycle | None = None
         width = self.recommender.model.width
         if compress:
-            agent = default_agent() if agent is None else agent
+            agent = default_agent(samples=samples) if agent is None else agent
             self.cycle = ReleaseCycle(self.learner, agent, width=width, interval=interval, first=first)
             self._overlay_from = (0, 0)
         else:
@@ -102,7 +109,7 @@ class OnlineRecommender:
         self.cycle.observe(outcome.examples)
         active = self.cycle.active
         model = self.recommender.model
-        if active is not before and active is not None:
+        if active is not before:
             model.load(active.release, active.version)
             self._overlay_from = (active.step, active.ranker_step)
         model.apply(self.learner.overlay(*self._overlay_from, model.width))
@@ -117,7 +124,11 @@ class OnlineRecommender:
         return [self.learner.items.ids[i] for i in items[0, : counts[0]]]
 
     def score_items(
-        self, user_id: str, item_ids: Sequence[str], event_time_ms: int, positions: Sequence[int] | None = None
+        self,
+        user_id: str,
+        item_ids: Sequence[str],
+        event_time_ms: int,
+        positions: Sequence[int] | None = None,
     ) -> NDArray[np.float64]:
         """One score for each of `item_ids`, (n,); positions are not used."""
         row = self._user(user_id)

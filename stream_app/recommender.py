@@ -19,6 +19,7 @@ from stream_app.events import DEFAULT_WEIGHTS, Event, Item, Tombstone, User, fee
 from stream_app.examples import ExampleBatch
 from stream_app.features import N_NUMBERS, describe
 from stream_app.item_index import ItemIndex
+from stream_app.retrieval import WINDOW, length_bucket
 from stream_app.scoring import (
     MOST_CANDIDATES,
     Logged,
@@ -28,7 +29,6 @@ from stream_app.scoring import (
     refresh,
     score_parts,
 )
-from stream_app.retrieval import WINDOW, length_bucket
 from stream_app.served_model import NEIGHBOURS, ServedModel
 from stream_app.user_table import UserTable
 
@@ -107,7 +107,6 @@ class Recommender:
         self.items = ItemIndex() if items is None else items
         self.users = UserTable(self.items, max_users, max_items_per_user)
         self.model = ServedModel(self.items, neighbours)
-        self.categories: dict[int, tuple[str, ...]] = {}
 
     # What the shop says
 
@@ -140,8 +139,13 @@ class Recommender:
     # Events
 
     def missing(self, events: Iterable[Event]) -> list[str]:
-        """Users of these events whose state is not in memory, once each."""
-        return list(dict.fromkeys(e.user_id for e in events if e.user_id not in self.users))
+        """Users of these events whose state is not in memory, once each; the others will not be evicted first."""
+        wanted = dict.fromkeys(e.user_id for e in events)
+        missing = [user_id for user_id in wanted if user_id not in self.users]
+        for user_id in wanted:
+            if user_id in self.users:
+                self.users.row(user_id)
+        return missing
 
     def apply(
         self, partition: int, offsets: Sequence[int], events: Sequence[Event], *, lists: bool = True
@@ -223,6 +227,7 @@ class Recommender:
         """The lists of users in memory as of now."""
         rows = np.array([self.users.row(user_id) for user_id in user_ids], np.int32)
         items, scores, counts = self.top(rows, np.full(len(rows), LIST_GAP, np.uint8), self.k)
+        self.users.remember_lists(rows, items)
         ids = self.items.ids
         offered = []
         for m, user_id in enumerate(user_ids):
@@ -231,6 +236,11 @@ class Recommender:
             personal = bool(self.users.users.length[rows[m]])
             offered.append(Offered(user_id, pairs, personal, (times_ms or {}).get(user_id, -1)))
         return offered
+
+    def holding(self, item_ids: Iterable[str]) -> list[str]:
+        """Users in memory in whose list one of these items stands."""
+        numbers = [n for n in map(self.items.find, item_ids) if n is not None]
+        return self.users.offered(np.array(numbers, np.int32))
 
     def top(
         self, rows: NDArray[np.int32], gaps: NDArray[np.uint8], k: int, *, exclude_seen: bool = True

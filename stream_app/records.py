@@ -16,6 +16,7 @@ MAX_ID_BYTES = 512
 MAX_AMOUNT = 1e12
 MAX_QUANTITY = 1e9
 MAX_POSITION = 1_000_000
+MAX_ITEMS = 1_000  # of one event
 MAX_DEPTH = 16  # of context and attributes; deeper values could not be encoded again safely
 EARLIEST_MS = 631_152_000_000  # 1990-01-01
 LATEST_MS = 7_258_118_400_000  # 2200-01-01
@@ -50,7 +51,7 @@ Position = Annotated[int, Meta(ge=0, le=MAX_POSITION)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-class EventItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class EventItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """One item inside an event: an order line, or one place of a list that was shown.
 
     `price` is per piece; `position` counts from 1 in the order in which the shop numbered the list.

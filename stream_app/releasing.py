@@ -12,7 +12,6 @@ and quantized, against the learner's own rows and weights as of the same step. N
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numba as nb
 import numpy as np
@@ -22,12 +21,11 @@ from pruning import EmptyModelError, GuardDecision, Proposal, PruningAgent
 from stream_app.candidates import clear_item, new_scratch
 from stream_app.examples import ExampleBatch
 from stream_app.features import N_NUMBERS, describe
-from stream_app.item_index import ItemIndex
 from stream_app.learning import Learner, ranker_step
 from stream_app.release import Release, version_of
 from stream_app.retrieval import CoVisits, length_bucket
 from stream_app.scoring import MOST_CANDIDATES, View, candidates_of, score, top_k
-from stream_app.served_model import FreshWeights, ServedModel, bare_weights, make_view
+from stream_app.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
 
 OVERLAP_AT = 10
 
@@ -86,8 +84,9 @@ class ReleaseCycle:
 
     Attributes
     ----------
-    active
-        The release that is served, None before the first promotion.
+    active, previous
+        The release that is served and the one before. The first is empty: until something is promoted,
+        workers serve what its overlays bring, unpruned.
     """
 
     def __init__(
@@ -105,9 +104,10 @@ class ReleaseCycle:
         self.width = width
         self.interval = interval
         self.max_samples = max_samples
-        self.active: Published | None = None
+        self.active: Published
         self.previous: Published | None = None
         self._next = first
+        self._bootstrap()
         self._trial: _Trial | None = None
         self._scratch = new_scratch(0, 0)
 
@@ -145,6 +145,25 @@ class ReleaseCycle:
         self._trial = _Trial(proposal, published, dense, pruned.view, self.agent.guard.min_samples)
         return published
 
+    def _bootstrap(self) -> None:
+        tables = self.learner.tables(np.zeros(0, np.int32), self.width)
+        release = Release(empty_artefact(), 0, tables)
+        data = release.to_bytes()
+        self.active = Published(version_of(data), data, release, 0, 0, 0)
+        self.agent.active = release.ranker
+
+    def restore(self, place: str, data: bytes, release: Release) -> None:
+        """Take over the `active` or `previous` release of an earlier process."""
+        links = int((release.tables.neighbours >= 0).sum())
+        published = Published(
+            version_of(data), data, release, release.tables.step, release.ranker_step, links
+        )
+        if place == "active":
+            self.active, self.agent.active = published, release.ranker
+            self._next = max(self._next, published.step + self.interval)
+        else:
+            self.previous, self.agent.previous = published, release.ranker
+
     def rollback(self, reason: str, time: str | None = None) -> Published:
         """Serve the previous release again.
 
@@ -154,9 +173,9 @@ class ReleaseCycle:
             If there is none.
         """
         self.agent.rollback(reason, time)
+        assert self.previous is not None  # the agent has the same two slots
         self.active, self.previous = self.previous, None
         self._trial = None
-        assert self.active is not None  # the agent has the same two slots
         return self.active
 
     def _replay(self, trial: _Trial, batch: ExampleBatch) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning.artefact import KernelArgs, lookup_one
-from stream_app.candidates import Scratch, gather_learned, gather_served, select, start_user
+from stream_app.candidates import gather_learned, gather_served, select, start_user
 from stream_app.features import (
     CLIP,
     LENGTH_BUCKETS,
@@ -179,7 +179,13 @@ def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: igno
         The user's tokens, uint64 (USER_TOKENS,).
     """
     w, epoch = view.weights, scratch.epoch[0]
-    mean, inv_std, of_item, item_tokens, vocabulary = w.mean, w.inv_std, w.item, view.item_tokens, view.vocabulary
+    mean, inv_std, of_item, item_tokens, vocabulary = (
+        w.mean,
+        w.inv_std,
+        w.item,
+        view.item_tokens,
+        view.vocabulary,
+    )
     cross_mark, cross = scratch.cross_mark, scratch.cross
     number = np.empty(N_NUMBERS, np.float32)
     for f in range(N_NUMBERS):

@@ -83,6 +83,17 @@ class UserTable:
         """Last applied offset of a user in memory, −1 before the first."""
         return int(self.offset[self._rows[user_id]])
 
+    def history(self, user_id: str) -> list[str]:
+        """Items of a user in memory, the most recent last; those whose id is not known are left out."""
+        row = self._rows[user_id]
+        ids = self.items.ids
+        return [ids[i] for i in self.users.items[row, : self.users.length[row]].tolist() if ids[i]]
+
+    def knows(self, user_id: str, item_id: str) -> bool:
+        """Whether a user in memory has chosen an item before."""
+        number, row = self.items.find(item_id), self._rows[user_id]
+        return number is not None and bool((self.users.items[row, : self.users.length[row]] == number).any())
+
     def load(self, user_id: str, state: bytes | None) -> int:
         """Bring a user into memory from its packed state, or as a new user; returns the row.
 
@@ -99,9 +110,23 @@ class UserTable:
         users.items[row, :n] = self.items.numbers_of_keys(keys[len(keys) - n :])
         users.best[row, :n] = best[len(best) - n :]
         users.length[row], users.last_ms[row] = n, last_ms
+        self.lists[row : row + 1] = -1
         self.partition[row], self.offset[row] = partition, offset
         self._put_tokens(row, user_id)
         return row
+
+    def remember_lists(self, rows: NDArray[np.int32], items: NDArray[np.int32]) -> None:
+        """Keep what users were offered, item numbers (m, k), −1 where a list ends."""
+        if self.lists.shape != (len(self.offset), items.shape[1]):
+            old, self.lists = self.lists, np.full((len(self.offset), items.shape[1]), -1, np.int32)
+            if old.shape[1] == items.shape[1]:
+                self.lists[: len(old)] = old
+        self.lists[rows] = items
+
+    def offered(self, numbers: NDArray[np.int32]) -> list[str]:
+        """Users in memory who were offered one of these items."""
+        holds = np.isin(self.lists, numbers).any(axis=1)
+        return [u for u, row in self._rows.items() if row < len(holds) and holds[row]]
 
     def pack(self, user_id: str) -> bytes:
         """The state of a user in memory as bytes."""
@@ -161,13 +186,13 @@ class UserTable:
         self.partition, self.offset = bigger(self.partition), bigger(self.offset)
 
 
-def _unpack(
-    user_id: str, state: bytes | None
-) -> tuple[int, int, int, NDArray[np.uint64], NDArray[np.uint8]]:
+def _unpack(user_id: str, state: bytes | None) -> tuple[int, int, int, NDArray[np.uint64], NDArray[np.uint8]]:
     if state is None:
         return 0, -1, -1, np.zeros(0, np.uint64), np.zeros(0, np.uint8)
     if len(state) < _HEAD.size or state[:2] != _MAGIC:
-        raise StoreError(f"the state of user {user_id!r} is of an unknown format: delete its key to start afresh")
+        raise StoreError(
+            f"the state of user {user_id!r} is of an unknown format: delete its key to start afresh"
+        )
     _, partition, n, _, offset, last_ms = _HEAD.unpack_from(state)
     if len(state) != _HEAD.size + 9 * n:
         raise StoreError(f"the state of user {user_id!r} is cut: delete its key to start afresh")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -148,6 +149,23 @@ async def delete_topics(kafka: KafkaServer, topics: set[str]) -> None:
         await admin.delete_topics(sorted(topics))
     finally:
         await admin.close()
+
+
+def test_locks_agree_and_name_no_host() -> None:
+    """The image gets the versions that were tested, each with its hash, from whatever index is configured."""
+    tested, shipped = (lock(ROOT / name) for name in ("requirements.lock", "deploy/requirements.lock"))
+    assert shipped.items() <= tested.items()
+    assert {"faust-streaming", "river", "redis"} <= shipped.keys()
+    assert not {"pytest", "confluent-kafka"} & shipped.keys()
+
+
+def lock(path: Path) -> dict[str, str]:
+    """Read a lock file: name to version."""
+    text = path.read_text()
+    assert "://" not in text, "a lock file must not name a package index"
+    entries = re.findall(r"^([a-z0-9][\w.-]*)==([^ ;]+)(?:.*\\\n)(    --hash)?", text, flags=re.MULTILINE)
+    assert all(hashed for _, _, hashed in entries)
+    return {name: version for name, version, _ in entries}
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (None, 1)])

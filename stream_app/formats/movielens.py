@@ -10,6 +10,7 @@ import csv
 import io
 import re
 import zipfile
+import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -154,14 +155,18 @@ def _lines(file: _Root, path: Path, progress: Progress | None = None) -> _Lines:
             yield number, line.decode(encoding, "replace")
         return
     try:
+        seen = False
         with file.open("rb") as stream:
             for number, text in enumerate(io.TextIOWrapper(stream, encoding, "replace"), start=1):
                 if not text.isspace():
+                    seen = True
                     yield number, text.rstrip("\r\n")
+        if not seen:
+            raise InputError(f"{file.name} is empty", path=path)
         if progress is not None:
             progress(path.stat().st_size, path.stat().st_size)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"the compressed data of {file.name} is damaged ({error})", path=path) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: a password
+        raise InputError(f"{file.name} cannot be unpacked ({error})", path=path) from error
     except OSError as error:
         raise unreadable(path, error) from error
 

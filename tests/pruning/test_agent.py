@@ -124,3 +124,27 @@ def test_the_static_gates_pass_a_sound_artefact() -> None:
     """A sound artefact within its budget passes."""
     artefact: Artefact = PruningAgent(SaliencyPruner(0.5)).propose(trained()).candidate
     assert Guard().inspect(artefact, max_bytes=10_000).promoted
+
+
+def test_a_lasting_rise_of_the_loss_rolls_back_by_itself() -> None:
+    """`observe` restores the previous artefact at once and says so in the ledger."""
+    rng = np.random.default_rng(0)
+    agent = PruningAgent(SaliencyPruner(0.5), guard=Guard(min_samples=10))
+    losses = np.full(100, 0.4)
+    first, second = agent.propose(trained(0)), agent.propose(trained(1))
+    agent.judge(first, losses, losses)
+    agent.judge(second, losses, losses)
+    quiet = rng.random(3000)
+    assert not agent.observe(quiet, quiet + rng.normal(0, 0.001, 3000), step=600)
+    assert agent.observe(quiet, quiet + rng.normal(0.002, 0.001, 3000), step=700)
+    assert agent.active is first.candidate
+    assert agent.ledger.read()[-1].verdict == "rollback"
+
+
+def test_rejections_in_a_row_open_the_breaker() -> None:
+    """After three rejections the agent asks for a pause."""
+    agent = PruningAgent(SaliencyPruner(0.5), guard=Guard(min_samples=10))
+    proposal = agent.propose(trained())
+    for _ in range(3):
+        agent.judge(proposal, np.zeros(100), np.ones(100))
+    assert not agent.breaker.allows(proposal.step)

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 import redis
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from stream_app import embedded
 from stream_app.embedded import EmbeddedBroker, EmbeddedRedis, EmbeddedServerError, ServerProcess
 
+ROOT = str(Path(__file__).parents[2])
+ONCE = Retry(NoBackoff(), 0)
 PARENT = """
 import os, sys
 from stream_app.embedded import EmbeddedBroker, EmbeddedRedis
@@ -41,7 +44,7 @@ async def test_broker_serves_a_group_as_the_worker_uses_it(broker: EmbeddedBroke
         "session_timeout_ms": 1500,  # after a member left, this broker lets the next one wait for it
         "heartbeat_interval_ms": 400,
     }
-    got = []
+    got: list[ConsumerRecord[bytes, bytes]] = []
     async with AIOKafkaConsumer("events", auto_offset_reset="earliest", **options) as consumer:
         while len(got) < 100:
             for records in (await consumer.getmany(timeout_ms=5000)).values():
@@ -78,12 +81,26 @@ async def test_first_member_of_a_group_does_not_wait(broker: EmbeddedBroker) -> 
     assert time.perf_counter() - began < 2.5
 
 
+async def test_broker_forgets_after_five_megabytes() -> None:
+    """A partition keeps its newest 5 MB: a consumer that falls further behind misses messages."""
+    here = TopicPartition("events", 0)
+    async with EmbeddedBroker(topics={"events": 1}) as broker:
+        async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, max_batch_size=100_000) as producer:
+            for _ in range(800):
+                await producer.send("events", bytes(10_000))
+        async with AIOKafkaConsumer(bootstrap_servers=broker.bootstrap) as consumer:
+            first = (await consumer.beginning_offsets([here]))[here]
+            last = (await consumer.end_offsets([here]))[here]
+    assert last == 800
+    assert 400 <= last - first <= 600
+
+
 def test_redis_asks_for_its_password() -> None:
     """With a password, a client without it is refused, and the password is in no command line."""
     with EmbeddedRedis(password="s3cret") as server:
         with redis.Redis.from_url(server.url) as client:
             assert client.ping()
-        with redis.Redis(port=server.port, retry=None) as client, pytest.raises(redis.AuthenticationError):
+        with redis.Redis(port=server.port, retry=ONCE) as client, pytest.raises(redis.AuthenticationError):
             client.ping()
         assert "s3cret" not in Path(f"/proc/{server.pid}/cmdline").read_text()
         assert (server.directory / "redis.conf").stat().st_mode & 0o077 == 0
@@ -103,7 +120,7 @@ def test_redis_restarts_on_its_port() -> None:
 
 def test_paused_server_does_not_answer() -> None:
     """A paused server keeps its connections and says nothing until it is resumed."""
-    with EmbeddedRedis() as server, redis.Redis(port=server.port, socket_timeout=0.2, retry=None) as client:
+    with EmbeddedRedis() as server, redis.Redis(port=server.port, socket_timeout=0.2, retry=ONCE) as client:
         client.ping()
         server.pause()
         with pytest.raises(redis.TimeoutError):
@@ -129,14 +146,22 @@ def test_broken_configuration_shows_the_log() -> None:
     assert server.pid is None
 
 
-def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the wheel the error says what to install."""
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(EmbeddedServerError, match=r"stream-recommender\[demo\]"):
-        EmbeddedBroker().start()
-    with pytest.raises(EmbeddedServerError, match="redis-server"):
-        EmbeddedRedis().start()
+@pytest.mark.parametrize(
+    ("server", "advice"),
+    [("EmbeddedBroker", "stream-recommender[demo]"), ("EmbeddedRedis", "install redis-server")],
+)
+def test_missing_package_is_named(server: str, advice: str) -> None:
+    """In a Python without packages and with an empty PATH the error says what to install."""
+    program = f"from stream_app.embedded import {server}; {server}().start()"
+    bare = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": ROOT, "PATH": ""},
+    )
+    assert "EmbeddedServerError" in bare.stderr
+    assert advice in bare.stderr
 
 
 @pytest.mark.parametrize(
@@ -156,7 +181,7 @@ def test_servers_die_with_their_parent(ending: str, code: int) -> None:
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": ROOT},
     )
     assert parent.returncode == code, parent.stderr
     *pids, redis_folder, broker_folder = parent.stdout.split()

@@ -9,10 +9,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
 
 from stream_app.errors import ConfigError, InputError
 from stream_app.events import Event, Item, User, encode_event, encode_item
-from stream_app.formats import detect, parse_columns, read
+from stream_app.formats import FORMATS, detect, parse_columns, read
 
 EVENT = Event("e1", "view_item", 1_767_607_200_123, "u1", item_id="a")
 UCI_COLUMNS = (
@@ -133,6 +135,32 @@ class TestUnreadable:
             read(path, "parquet")
         with pytest.raises(ConfigError, match="only csv"):
             read(path, "jsonl", columns={"user_id": "u"})
+
+
+class TestHostileFiles:
+    texts = st.sampled_from(
+        ['{"event":"item","timestamp":1', '{"session":1,"events":[', '"fields":[{"name":"price","value":',
+         "1\t2\t3\t881250949", "1::2::3::4", "user_id,item_id,event_type,event_time", "u,a,view,2026-01-05",
+         '{"event_type":"view","user_id":"u","item_id":"a","event_time":1767607200}', "}]}", "\n", '"',
+         "NaN", "-", "\0", "\xff", ","]
+    )  # fmt: skip
+
+    @seed(1)
+    @settings(max_examples=150, deadline=None, database=None)
+    @given(parts=st.lists(texts | st.text(max_size=5), max_size=30), packed=st.booleans())
+    @pytest.mark.parametrize("format", ["auto", *FORMATS])
+    def test_only_input_errors(
+        self, tmp_path_factory: pytest.TempPathFactory, format: str, parts: list[str], packed: bool
+    ) -> None:
+        """Any file gives valid records or an InputError, and never anything else."""
+        content = "".join(parts).encode("utf-8", "surrogatepass")
+        path = tmp_path_factory.getbasetemp() / "hostile"
+        path.write_bytes(gzip.compress(content)[: -len(parts) or None] if packed else content)
+        try:
+            for record in read(path, format, skip_bad=True):
+                assert isinstance(record, Event | Item | User)
+        except InputError as error:
+            assert error.path
 
 
 class TestCsv:
@@ -281,6 +309,14 @@ class TestMovieLens:
         assert isinstance(user, User) and user.attributes["occupation"] == "K-12 student"
         assert isinstance(rating, Event) and isinstance(rating2, Event)
         assert (rating.value, rating2.value) == (5.0, 4.5)
+
+    def test_empty_member_of_a_zip(self, tmp_path: Path) -> None:
+        """An empty ratings file inside a zip is an error, not a file without events."""
+        packed = tmp_path / "ml.zip"
+        for name in ("ml_100k.csv", "ratings.csv"):
+            with zipfile.ZipFile(packed, "w") as archive:
+                archive.writestr(name, "")
+            assert "is empty" in str(failure(packed))
 
     def test_bad_rating(self, folder: Path) -> None:
         """A bad line of the ratings is named."""

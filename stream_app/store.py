@@ -1,0 +1,260 @@
+"""Redis: the only file that talks to it, and the one place that knows the names of keys.
+
+Everything here can be rebuilt from Kafka and has a time to live. A list is one value, so a reader sees a
+whole list or the one before. Ids are escaped: no id can forge a key or leave its hash tag.
+"""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from stream_app.errors import ConfigError, StoreError
+from stream_app.recommender import Offered
+from stream_app.records import iso_time
+
+_DAY_S = 86_400
+_encode = msgspec.json.Encoder().encode
+_SAFE = (
+    "@+=,/!$&'();|~-._"  # of an id in a key; neither braces nor colons, globs, spaces or control characters
+)
+
+
+@functools.lru_cache(maxsize=65_536)
+def escape(id_: str) -> str:
+    """An id as part of a key.
+
+    >>> escape("sku-1"), escape("a}:top"), escape("ü")
+    ('sku-1', 'a%7D%3Atop', '%C3%BC')
+    """
+    return quote(id_, safe=_SAFE)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names of keys in one namespace, version 1 of the contract."""
+
+    namespace: str = "rec"
+
+    def top(self, user_id: str) -> str:
+        """The list of a user.
+
+        >>> Keys().top("u1")
+        'rec:v1:user:{u1}:top'
+        """
+        return f"{self.namespace}:v1:user:{{{escape(user_id)}}}:top"
+
+    def state(self, user_id: str) -> str:
+        """What the recommender remembers of a user."""
+        return f"{self.namespace}:v1:user:{{{escape(user_id)}}}:state"
+
+    def similar(self, item_id: str) -> str:
+        """Items that go with an item."""
+        return f"{self.namespace}:v1:item:{{{escape(item_id)}}}:similar"
+
+    def everybody(self, name: str) -> str:
+        """A list for unknown users: `popular`, `trending` or `latest`."""
+        return f"{self.namespace}:v1:global:{name}"
+
+    def model(self, *parts: str) -> str:
+        """Keys of the model: `current`, or a version's `meta`, `release` and `overlay`."""
+        return ":".join((self.namespace, "v1", "model", *parts))
+
+
+def list_json(offered: Offered, model: str, generated_at_ms: int) -> bytes:
+    """The JSON of a list as the contract has it."""
+    return _encode(
+        {
+            "user_id": offered.user_id,
+            "model": model,
+            "generated_at": iso_time(generated_at_ms),
+            "event_time": iso_time(offered.event_time_ms) if offered.event_time_ms >= 0 else None,
+            "strategy": "personal" if offered.personal else "fallback",
+            "items": [{"item_id": i, "score": round(s, 4)} for i, s in offered.items],
+        }
+    )
+
+
+def shared_list_json(
+    items: Sequence[tuple[str, float]], model: str, generated_at_ms: int, strategy: str
+) -> bytes:
+    """The JSON of a list that belongs to no user: similar items, or what unknown users get."""
+    head = {"user_id": None, "model": model, "generated_at": iso_time(generated_at_ms), "event_time": None}
+    return _encode(
+        head | {"strategy": strategy, "items": [{"item_id": i, "score": round(s, 4)} for i, s in items]}
+    )
+
+
+class Store:
+    """Reads and writes the keys of one namespace.
+
+    Parameters
+    ----------
+    url
+        `redis://` or `rediss://`, with user and password where the server asks for them.
+    namespace
+        Prefix of all keys.
+    timeout_s
+        Longest wait for an answer.
+
+    Raises
+    ------
+    ConfigError
+        If the URL is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str = "rec",
+        list_ttl_days: float = 30,
+        state_ttl_days: float = 90,
+        timeout_s: float = 30,
+    ) -> None:
+        self.keys = Keys(namespace)
+        self._list_ttl = max(1, int(list_ttl_days * _DAY_S))
+        self._state_ttl = max(1, int(state_ttl_days * _DAY_S))
+        try:
+            self._redis: redis.Redis = redis.Redis.from_url(
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=min(5.0, timeout_s),
+                retry=Retry(NoBackoff(), 0),  # the caller decides about trying again
+            )
+        except ValueError as error:
+            raise ConfigError(f"RECS_REDIS_URL: {error}") from error
+        arguments = self._redis.connection_pool.connection_kwargs
+        self._where = f"{arguments.get('host', arguments.get('path', 'Redis'))}:{arguments.get('port', '')}"
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._redis.aclose()
+
+    async def ping(self) -> None:
+        """Raise `StoreError` unless Redis answers."""
+        await self._ask(self._redis.ping())
+
+    # Users
+
+    async def load_states(self, user_ids: Sequence[str]) -> list[bytes | None]:
+        """The packed states of users, None for new ones."""
+        if not user_ids:
+            return []
+        return await self._ask(self._redis.mget([self.keys.state(user_id) for user_id in user_ids]))
+
+    async def write(self, lists: Iterable[tuple[str, bytes]], states: Iterable[tuple[str, bytes]]) -> None:
+        """Write users' lists, then their states, in one round trip.
+
+        A state says which event was applied last. It is written after the list, so that a cut in between
+        makes the event be applied again, not be lost.
+        """
+        pipe = self._redis.pipeline(transaction=False)
+        for user_id, value in lists:
+            pipe.set(self.keys.top(user_id), value, ex=self._list_ttl)
+        for user_id, value in states:
+            pipe.set(self.keys.state(user_id), value, ex=self._state_ttl)
+        if len(pipe):
+            await self._ask(pipe.execute())
+
+    async def read_list(self, user_id: str) -> dict[str, Any] | None:
+        """A user's list, None when there is none."""
+        value = await self._ask(self._redis.get(self.keys.top(user_id)))
+        return None if value is None else msgspec.json.decode(value)
+
+    async def erase_user(self, user_id: str) -> None:
+        """Delete all keys of a user."""
+        await self._ask(self._redis.unlink(self.keys.top(user_id), self.keys.state(user_id)))
+
+    # What everybody gets
+
+    async def write_shared(
+        self, everybody: Iterable[tuple[str, bytes]], similar: Iterable[tuple[str, bytes]]
+    ) -> None:
+        """Write the lists for unknown users by name, and of items that go with an item by its id."""
+        pipe = self._redis.pipeline(transaction=False)
+        for name, value in everybody:
+            pipe.set(self.keys.everybody(name), value, ex=self._list_ttl)
+        for item_id, value in similar:
+            pipe.set(self.keys.similar(item_id), value, ex=self._list_ttl)
+        if len(pipe):
+            await self._ask(pipe.execute())
+
+    async def read_shared(self, name: str) -> dict[str, Any] | None:
+        """A list for unknown users, None when there is none yet."""
+        value = await self._ask(self._redis.get(self.keys.everybody(name)))
+        return None if value is None else msgspec.json.decode(value)
+
+    async def remove_similar(self, item_id: str) -> None:
+        """Delete the list of an item that is no longer shown."""
+        await self._ask(self._redis.unlink(self.keys.similar(item_id)))
+
+    # The model
+
+    async def current_version(self) -> str | None:
+        """The version that workers should serve, None before the first release."""
+        value = await self._ask(self._redis.get(self.keys.model("current")))
+        return None if value is None else value.decode()
+
+    async def publish_release(
+        self, version: str, release: bytes, meta: dict[str, Any], overlay: bytes
+    ) -> None:
+        """Put a release and its first overlay in place, then point to it: one transaction."""
+        pipe = self._redis.pipeline(transaction=True)
+        overlays = self.keys.model(version, "overlay")
+        pipe.set(self.keys.model(version, "release"), release, ex=self._list_ttl)
+        pipe.set(self.keys.model(version, "meta"), _encode(meta), ex=self._list_ttl)
+        pipe.unlink(overlays)
+        pipe.rpush(overlays, overlay)
+        pipe.expire(overlays, self._list_ttl)
+        pipe.set(self.keys.model("current"), version, ex=self._list_ttl)
+        await self._ask(pipe.execute())
+
+    async def push_overlay(self, version: str, overlay: bytes) -> int:
+        """Append an overlay and renew the model's time to live; returns how many there are.
+
+        0 says that the release itself is gone, after a flush for example, and has to be published again.
+        """
+        pipe = self._redis.pipeline(transaction=True)
+        overlays = self.keys.model(version, "overlay")
+        pipe.rpushx(overlays, overlay)
+        for key in (overlays, *(self.keys.model(version, part) for part in ("release", "meta"))):
+            pipe.expire(key, self._list_ttl)
+        pipe.expire(self.keys.model("current"), self._list_ttl)
+        answers = await self._ask(pipe.execute())
+        return int(answers[0]) if all(answers[1:]) else 0
+
+    async def read_release(self, version: str) -> bytes | None:
+        """The bytes of a release, None when it is gone."""
+        return await self._ask(self._redis.get(self.keys.model(version, "release")))
+
+    async def read_overlays(self, version: str, start: int) -> list[bytes]:
+        """The overlays over a release from number `start` on, in order."""
+        return await self._ask(self._redis.lrange(self.keys.model(version, "overlay"), start, -1))
+
+    async def read_meta(self, version: str) -> dict[str, Any] | None:
+        """What is known of a release, None when it is gone."""
+        value = await self._ask(self._redis.get(self.keys.model(version, "meta")))
+        return None if value is None else msgspec.json.decode(value)
+
+    async def _ask(self, answer: Awaitable[Any]) -> Any:
+        try:
+            return await answer
+        except (RedisError, OSError, ssl.SSLError) as error:
+            text = str(error)
+            hint = (
+                "free memory or raise maxmemory"
+                if "OOM" in text
+                else "is it running, and is RECS_REDIS_URL right?"
+            )
+            raise StoreError(f"Redis at {self._where}: {text or type(error).__name__}; {hint}") from error
