@@ -270,7 +270,7 @@ def _rollback(frozen: Snapshot) -> float:
 
 
 RIVER_BYTES = """
-import json, sys
+import json, time
 import numpy as np
 from river import linear_model, optim
 def rss():
@@ -281,7 +281,15 @@ model.learn_one({"a": 1.0}, True)
 before = rss()
 for row in keys:
     model.learn_one({k: 1.0 for k in row.tolist()}, True)
-print(json.dumps((rss() - before) / keys.size))
+used = (rss() - before) / keys.size
+best = 1e9
+xs = [{k: 1.0 for k in np.random.default_rng(i).choice(keys.ravel(), 28).tolist()} for i in range(500)]
+for _ in range(20):
+    start = time.perf_counter()
+    for x in xs:
+        model._raw_dot_one(x)
+    best = min(best, (time.perf_counter() - start) / len(xs))
+print(json.dumps([used, best * 1e9]))
 """
 
 
@@ -296,10 +304,9 @@ def size_and_speed(seed: int = 1) -> dict[str, Any]:
     keys = np.sort(random_tokens(35_715))
     frozen = Snapshot(keys, rng.normal(size=len(keys)), np.ones(len(keys)))
     release = Artefact.build(frozen)
-    river = json.loads(
-        subprocess.run([sys.executable, "-c", RIVER_BYTES], capture_output=True, check=True).stdout
-    )
-    n = 20_000
+    done = subprocess.run([sys.executable, "-c", RIVER_BYTES], capture_output=True, check=True)
+    river, river_time = json.loads(done.stdout)
+    n = 4000  # short repeats: the best one is not interrupted
     present = keys.reshape(28, -1)[:, rng.integers(0, len(keys) // 28, n)].T.ravel()  # a token of every field
     absent = random_tokens(n)
     mixed = np.where(rng.random(len(present)) < 0.5, present, absent)
@@ -308,9 +315,6 @@ def size_and_speed(seed: int = 1) -> dict[str, Any]:
         name: _best(lambda q=q: release.score_many(q, ones, indptr)) / n * 1e9
         for name, q in (("present", present), ("absent", absent), ("half", mixed))
     }
-    model = linear_model.LogisticRegression(optim.FTRLProximal())
-    x = {int(k): 1.0 for k in present[:28]}
-    model.learn_one(x, True)
     return {
         "features": len(release),
         "bytes_per_feature": round(release.nbytes / len(release), 3),
@@ -319,11 +323,11 @@ def size_and_speed(seed: int = 1) -> dict[str, Any]:
         "shared_fingerprints": release.shared,
         "absent_reads_nonzero": round(float((release.lookup(absent) != 0).mean()), 6),
         "nanoseconds_per_candidate": {k: round(v, 1) for k, v in timed.items()},
-        "river_nanoseconds": round(_best(lambda: [model._raw_dot_one(x) for _ in range(1000)]) * 1e6, 1),
+        "river_nanoseconds": round(river_time, 1),
     }
 
 
-def _best(work: Callable[[], Any], repeats: int = 7) -> float:
+def _best(work: Callable[[], Any], repeats: int = 60) -> float:
     work()
     times = []
     for _ in range(repeats):
