@@ -129,11 +129,16 @@ class EvaluationReport:
         delta = value_of(self.models[a].ranks, self.k) - value_of(self.models[b].ranks, self.k)
         return Difference(metrics.mean(delta), metrics.clustered_standard_error(delta, self.test_users))
 
+    def differences(self) -> dict[str, Difference]:
+        """By how much the first model beats each other one, in NDCG; name of the other → difference."""
+        first, *others = self.models or ("",)
+        return {name: self.difference(first, name) for name in others}
+
     def to_json_object(self) -> dict[str, Any]:
         """The report as plain values; nan becomes None.
 
         The keys that ``recs evaluate --json`` promises are at the top level of the object and of each
-        model; the rest explains them.
+        model; the rest explains them. ``differences`` are those of the first model from each other one.
         """
         counts = ("tests", "first_time", "repeated", "impressions", "out_of_order", "shuffled")
         return {
@@ -147,6 +152,10 @@ class EvaluationReport:
                 "exclude_seen": self.exclude_seen,
                 "seed": self.seed,
                 **{name: getattr(self, name) for name in counts},
+            },
+            "differences": {
+                name: _plain({f"ndcg@{self.k}": d.value, f"ndcg@{self.k}_se": d.standard_error})
+                for name, d in self.differences().items()
             },
             "impression_reference": _plain(dict(self.impression_reference)),
             "curve_events": list(self.curve_events),
@@ -238,8 +247,7 @@ class _Column:
         value = self.values.get(name, math.nan)
         finite = [v for v in self.values.values() if math.isfinite(v)]
         is_best = self.best is not None and len(finite) > 1 and value == self.best(finite) != 0
-        text = f"{value:{self.digits}}".removeprefix("0") if math.isfinite(value) else "–"
-        return Text(text, style="bold" if is_best else "")
+        return Text(_number(value, self.digits), style="bold" if is_best else "")
 
 
 def _table(title: str, columns: Sequence[_Column]) -> Table:
@@ -257,6 +265,10 @@ def _metric(report: EvaluationReport, name: str) -> dict[str, float]:
     return {model: quality.metrics.get(name, math.nan) for model, quality in report.models.items()}
 
 
+def _number(value: float, digits: str = ".4f") -> str:
+    return f"{value:{digits}}".removeprefix("0") if math.isfinite(value) else "–"
+
+
 def _short(part: str) -> str:
     kind, _, name = part.partition(" ")
     return f"user\n{name}" if kind == "history" else f"{kind}\n{name.split(' ')[0]}"
@@ -265,9 +277,15 @@ def _short(part: str) -> str:
 def _footnote(report: EvaluationReport) -> str:
     seen = "seen items excluded" if report.exclude_seen else "seen items included"
     lines = [
-        f"{report.users:,} users, {report.items:,} items. Ranked among all, {seen}, equal scores by id.",
+        f"{report.users:,} users, {report.items:,} items. Ranked among all, {seen}, ties by id.",
         f"{report.first_time:,} tests of items that nothing had named before count as misses.",
     ]
+    for name, difference in report.differences().items():
+        ahead = "ahead of" if difference.value >= 0 else "behind"
+        lines.append(
+            f"{next(iter(report.models))} is {ahead} {name} by "
+            f"{_number(abs(difference.value))} ± {_number(difference.standard_error)} ndcg@{report.k}."
+        )
     if report.repeated:
         lines.append(f"{report.repeated:,} repetitions of seen items were learned and not tested.")
     if report.impressions:
@@ -325,7 +343,8 @@ def _draw_curves(axes: Any, report: EvaluationReport) -> None:
     for number, (name, quality) in enumerate(report.models.items()):
         curve = quality.curve[metric]
         smooth = [metrics.mean(curve[max(0, i - _WINDOW) : i]) for i in range(1, len(curve) + 1)]
-        axes.plot(x, smooth, color=_COLOURS[number % len(_COLOURS)], linewidth=1.8, label=name)
+        style = "-" if number < len(_COLOURS) else "--"
+        axes.plot(x, smooth, style, color=_COLOURS[number % len(_COLOURS)], linewidth=1.8, label=name)
     axes.set_title(
         f"{metric} along the stream, mean of the last {_WINDOW} % of the tests", loc="left", fontsize=10
     )

@@ -290,6 +290,8 @@ def test_a_difference_is_paired(report: EvaluationReport) -> None:
     assert 0 < difference.standard_error < 0.1
     assert report.difference("mf", "mf").value == 0.0
     assert math.isnan(report.difference("mf", "mf").z)
+    assert report.differences() == {"mf": report.difference("popularity", "mf")}
+    assert report.to_json_object()["differences"]["mf"]["ndcg@10"] == pytest.approx(b - a, abs=1e-6)
 
 
 def test_the_tables_fit_a_terminal(report: EvaluationReport) -> None:
@@ -298,7 +300,7 @@ def test_the_tables_fit_a_terminal(report: EvaluationReport) -> None:
     console.print(render(report))
     text = console.export_text()
     assert "…" not in text
-    assert text.count("popularity") == 3
+    assert text.count("popularity") == 4  # three tables and one comparison
     assert f"{report.models['mf'].metrics['recall@10']:.4f}".removeprefix("0") in text
 
 
