@@ -67,7 +67,10 @@ def _evaluate(path: Path) -> dict[str, Any]:
     }
     found = evaluate(read(path), models).to_json_object()
     return {
-        **{name: found[name] for name in ("events", "users", "items", "protocol", "impression_reference")},
+        **{
+            name: found[name]
+            for name in ("events", "users", "items", "protocol", "differences", "impression_reference")
+        },
         "models": {name: _kept(model) for name, model in found["models"].items()},
     }
 
