@@ -274,6 +274,34 @@ def test_slices_are_parts_of_the_whole(report: EvaluationReport) -> None:
     assert quality.slices["item first time"]["recall@10"] == 0.0
 
 
+def test_the_conservative_figure_leaves_out_what_the_same_second_gives_away() -> None:
+    """Guessing the neighbour of the last item gets the second event of each second, and no first one."""
+    rng = np.random.default_rng(7)
+    events = []
+    for n, i in enumerate(rng.integers(100, size=600)):
+        events += [view(5000 * n, f"u{n}", f"i{i:03}"), view(5000 * n + 1, f"u{n}", f"i{(i + 1) % 100:03}")]
+    neighbour = Fake(
+        lambda self, user_id, k: (
+            [f"i{(int(str(self.records[-1].item_id)[1:]) + 1) % 100:03}"]  # type: ignore[union-attr]
+            if self.records
+            else []
+        )
+    )
+    quality = evaluate(events, {"neighbour": neighbour}).models["neighbour"]
+    assert quality.metrics["recall@10"] > 0.4
+    assert quality.conservative["recall@10"] < 0.05
+    assert quality.conservative["tests"] == 600
+
+
+def test_the_second_half_is_that_of_the_tests() -> None:
+    """A model that answers from the middle of the stream on is good in the second half only."""
+    events = [view(1000 * t, f"u{t}", "only") for t in range(100)]
+    late = Fake(lambda self, user_id, k: ["only"] if len(self.records) >= 50 else [])
+    quality = evaluate(events, {"late": late}).models["late"]
+    assert quality.metrics["recall@10"] == 0.5
+    assert quality.second_half == {"tests": 50.0, "recall@10": 1.0, "ndcg@10": 1.0}
+
+
 def test_curves_average_to_the_whole(report: EvaluationReport) -> None:
     """A hundred equal parts of the stream have the mean of the whole."""
     quality = report.models["mf"]
