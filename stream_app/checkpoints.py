@@ -1,8 +1,8 @@
 """Files of the learner: checkpoints and releases, written whole or not at all.
 
-    state/checkpoint        the latest, and checkpoint.previous, the one before
-    state/releases/VERSION  the releases that may be served
-    state/ledger.jsonl      what was proposed, and what became of it
+state/checkpoint        the latest, and checkpoint.previous, the one before
+state/releases/VERSION  the releases that may be served
+state/ledger.jsonl      what was proposed, and what became of it
 """
 
 from __future__ import annotations
@@ -39,8 +39,12 @@ class StateDir:
         try:
             self._releases.mkdir(parents=True, exist_ok=True)
             path.chmod(0o700)
+            for unfinished in path.rglob(".*.tmp"):  # of a process that died while it wrote
+                unfinished.unlink()
         except OSError as error:
-            raise CheckpointError(f"RECS_STATE_DIR={path}: {error.strerror}; choose a folder to write to") from error
+            raise CheckpointError(
+                f"RECS_STATE_DIR={path}: {error.strerror}; choose a folder to write to"
+            ) from error
 
     def save(self, data: bytes) -> None:
         """Replace the checkpoint; the present one becomes the previous one.
@@ -105,5 +109,7 @@ class StateDir:
         except OSError as error:
             raise ReleaseError(f"release {version}: {error.strerror}") from error
         if version_of(data) != version:
-            raise ReleaseError(f"release {version}: the content is that of {version_of(data)}; remove the file")
+            raise ReleaseError(
+                f"release {version}: the content is that of {version_of(data)}; remove the file"
+            )
         return data, Release.from_bytes(data)

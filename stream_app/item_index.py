@@ -29,7 +29,9 @@ def item_key(item_id: str) -> int:
     return token("item", item_id)
 
 
-def item_tokens(item_id: str, price: float | None, categories: Iterable[str], attributes: Mapping[str, Any]) -> list[int]:
+def item_tokens(
+    item_id: str, price: float | None, categories: Iterable[str], attributes: Mapping[str, Any]
+) -> list[int]:
     """What the model may learn about an item, as tokens; its own comes first.
 
     Prices become bands of about a third, other numbers keep three digits (1987 → 1.99e+03, its decade).
@@ -63,7 +65,13 @@ def _attribute_tokens(attributes: Mapping[str, Any]) -> list[int]:
     tokens = []
     for name, values in attributes.items():
         for value in values if isinstance(values, list | tuple) else (values,):
-            text = value if isinstance(value, str) else f"{value:.3g}" if isinstance(value, int | float) else None
+            text = (
+                value
+                if isinstance(value, str)
+                else f"{value:.3g}"
+                if isinstance(value, int | float)
+                else None
+            )
             if text:
                 tokens.append(token(name, text))
     return tokens
@@ -139,7 +147,13 @@ class ItemIndex:
         return np.array(out, np.int32)
 
     def describe(
-        self, item_id: str, *, price: float | None, categories: Iterable[str], attributes: Mapping[str, Any], servable: bool
+        self,
+        item_id: str,
+        *,
+        price: float | None,
+        categories: Iterable[str],
+        attributes: Mapping[str, Any],
+        servable: bool,
     ) -> int:
         """Take over what the shop says about an item; returns its number."""
         i = self.number(item_id)
@@ -150,9 +164,13 @@ class ItemIndex:
         return i
 
     def restore(
-        self, ids: list[str], keys: NDArray[np.uint64], tokens: NDArray[np.uint64], servable: NDArray[np.uint8]
+        self,
+        ids: list[str],
+        keys: NDArray[np.uint64],
+        tokens: NDArray[np.uint64],
+        servable: NDArray[np.uint8],
     ) -> None:
-        """Take over the items of a checkpoint, their tokens as `token_keys` gave them; only an empty index can."""
+        """Take over the items of a checkpoint into an empty index, their tokens as `token_keys` gave them."""
         for i, key in enumerate(keys.tolist()):
             self._append(key)
             known = [self._number_of_token(token) for token in tokens[i].tolist() if token]

@@ -27,7 +27,9 @@ from stream_app.served_model import FreshWeights, ServedModel, bare_weights, emp
 PRUNE = 0.8  # share of the ranker's weights that a release leaves out
 
 
-def default_agent(ledger: Ledger | None = None, *, prune: float = PRUNE, tolerance: float = 2e-3) -> PruningAgent:
+def default_agent(
+    ledger: Ledger | None = None, *, prune: float = PRUNE, tolerance: float = 2e-3
+) -> PruningAgent:
     """The pruning agent with this project's defaults: saliency, 8 bits, a guard on pairwise loss."""
     return PruningAgent(SaliencyPruner(prune), Int8(), Guard(tolerance=tolerance, min_samples=1000), ledger)
 
@@ -52,7 +54,7 @@ class OnlineRecommender:
     >>> for t in range(40):
     ...     online.observe(Event(str(t), "view_item", t * 1000, f"u{t % 7}", item_id=f"i{t % 5}"))
     >>> online.recommend("u9", 40_000, 3)
-    ['i4', 'i3', 'i2']
+    ['i0', 'i1', 'i2']
     """
 
     def __init__(
@@ -117,7 +119,11 @@ class OnlineRecommender:
         return [self.learner.items.ids[i] for i in items[0, : counts[0]]]
 
     def score_items(
-        self, user_id: str, item_ids: Sequence[str], event_time_ms: int, positions: Sequence[int] | None = None
+        self,
+        user_id: str,
+        item_ids: Sequence[str],
+        event_time_ms: int,
+        positions: Sequence[int] | None = None,
     ) -> NDArray[np.float64]:
         """One score for each of `item_ids`, (n,); positions are not used."""
         row = self._user(user_id)

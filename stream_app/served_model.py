@@ -11,9 +11,9 @@ from pruning.weights import Snapshot
 from stream_app.candidates import Scratch, new_scratch
 from stream_app.features import N_NUMBERS, NUMBER_TOKENS
 from stream_app.item_index import ItemIndex
-from stream_app.scoring import View, Weights, lookup_all, put_fresh, sum_item_tokens
 from stream_app.release import Overlay, Release, Tables
 from stream_app.retrieval import grow_neighbours, grow_stats, new_covisits, new_neighbours, new_stats
+from stream_app.scoring import View, Weights, lookup_all, put_fresh, sum_item_tokens
 
 NEIGHBOURS = 100  # served neighbours per item
 NO_ITEMS: NDArray[np.int32] = np.zeros(0, np.int32)

@@ -61,7 +61,9 @@ class StatusPage:
         try:
             self._server: WSGIServer = make_server(host, port, application, handler_class=_Quiet)
         except OSError as error:
-            raise ConfigError(f"RECS_WEB_HOST={host} RECS_WEB_PORT={port}: {error.strerror or error}") from error
+            raise ConfigError(
+                f"RECS_WEB_HOST={host} RECS_WEB_PORT={port}: {error.strerror or error}"
+            ) from error
         self.port = self._server.server_port
         self._thread = Thread(target=self._server.serve_forever, name="status-page", daemon=True)
         self._thread.start()

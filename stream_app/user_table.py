@@ -92,7 +92,9 @@ class UserTable:
             If the state cannot be read; the user is then not in memory.
         """
         partition, offset, last_ms, keys, best = _unpack(user_id, state)
-        row = self._take_row()
+        row = self._rows.pop(user_id, -1)  # who is in memory already is loaded again in place
+        if row < 0:
+            row = self._take_row()
         self._rows[user_id] = row
         n = min(len(keys), self.max_items)
         users = self.users
@@ -114,8 +116,8 @@ class UserTable:
 
     def offered(self, numbers: NDArray[np.int32]) -> list[str]:
         """Users in memory who were offered one of these items."""
-        holds = np.isin(self.lists, numbers).any(axis=1)
-        return [u for u, row in self._rows.items() if row < len(holds) and holds[row]]
+        holding = set(np.flatnonzero(np.isin(self.lists, numbers).any(axis=1)).tolist())
+        return [u for u, row in self._rows.items() if row in holding]
 
     def pack(self, user_id: str) -> bytes:
         """The state of a user in memory as bytes."""
@@ -175,13 +177,13 @@ class UserTable:
         self.partition, self.offset = bigger(self.partition), bigger(self.offset)
 
 
-def _unpack(
-    user_id: str, state: bytes | None
-) -> tuple[int, int, int, NDArray[np.uint64], NDArray[np.uint8]]:
+def _unpack(user_id: str, state: bytes | None) -> tuple[int, int, int, NDArray[np.uint64], NDArray[np.uint8]]:
     if state is None:
         return 0, -1, -1, np.zeros(0, np.uint64), np.zeros(0, np.uint8)
     if len(state) < _HEAD.size or state[:2] != _MAGIC:
-        raise StoreError(f"the state of user {user_id!r} is of an unknown format: delete its key to start afresh")
+        raise StoreError(
+            f"the state of user {user_id!r} is of an unknown format: delete its key to start afresh"
+        )
     _, partition, n, _, offset, last_ms = _HEAD.unpack_from(state)
     if len(state) != _HEAD.size + 9 * n:
         raise StoreError(f"the state of user {user_id!r} is cut: delete its key to start afresh")
