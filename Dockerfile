@@ -27,7 +27,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     NUMBA_CACHE_DIR=/tmp/kernels HOME=/tmp \
     RECS_STATE_DIR=/var/lib/recs
 USER 10001:10001
-VOLUME /var/lib/recs
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["healthcheck.py"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["entrypoint.sh"]

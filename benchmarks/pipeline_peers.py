@@ -173,14 +173,15 @@ def run(floor_events: int = 200_000, naive_events: int = 5_000, repeats: int = 3
             for _ in range(repeats):
                 redis.kill()
                 redis.start()
-                runs.append(_measure(peer, kafka.bootstrap, redis.url, peer, events))
+                runs.append(measure(peer, kafka.bootstrap, redis.url, peer, events))
             rates = [one["events_per_s"] for one in runs]
             results[peer] = {**runs[rates.index(statistics.median_low(rates))], "runs_events_per_s": rates}
     results["floor_over_naive"] = results["floor"]["events_per_s"] / results["naive"]["events_per_s"]
     return {"results": results, "goals": {}}
 
 
-def _measure(peer: str, bootstrap: str, redis_url: str, topic: str, events: int) -> dict[str, Any]:
+def measure(peer: str, bootstrap: str, redis_url: str, topic: str, events: int) -> dict[str, Any]:
+    """Run one peer in a process of its own over a filled topic and return its report."""
     command = [sys.executable, "-m", "benchmarks.pipeline_peers", peer, "--bootstrap", bootstrap,
                "--redis-url", redis_url, "--topic", topic, "--events", str(events)]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=600)

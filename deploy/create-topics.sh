@@ -19,6 +19,7 @@ topic() { # name, partitions, settings…
 # Users are replayed from `events` when Redis was emptied, models from `examples`: keep them as long as that takes.
 topic events "$partitions" --config retention.ms=$((14 * day))
 topic examples "$partitions" --config retention.ms=$((14 * day))
+topic control 1 --config retention.ms=$day
 topic items 1 --config cleanup.policy=compact
 topic users "$partitions" --config cleanup.policy=compact
 topic triggers "$partitions" --config retention.ms=$((3 * day))

@@ -20,8 +20,10 @@ Examples
 {'good': 2.92..., 'noise': 0.0}
 """
 
+from pruning.admission import AdmissionFilter
 from pruning.agent import Proposal, PruneReport, PruningAgent
-from pruning.artefact import Artefact, KernelArgs, lookup_one
+from pruning.artefact import Artefact, KernelArgs, lookup_one, prefetch_one
+from pruning.binning import QuantileBins
 from pruning.errors import (
     ArtefactError,
     CapacityError,
@@ -35,23 +37,58 @@ from pruning.errors import (
     PruningError,
     UnsupportedModelError,
 )
-from pruning.guard import Guard, GuardDecision
+from pruning.evaluation import Curve, CurvePoint, Examples, Quality, auc, curve, evaluate, plot, quality
+from pruning.fisher import FisherTracker, RankPruner
+from pruning.guard import Guard, GuardDecision, Shadow
+from pruning.importance import FieldImportance, FieldSelection, field_contributions, log_loss, select_fields
+from pruning.inplace import compressed, prune_model, quantize_model
 from pruning.ledger import DecisionRecord, Ledger
+from pruning.online import PrunedClassifier, PrunedRegressor
 from pruning.optim import FTRLProximal
-from pruning.pruners import Amount, MagnitudePruner, SaliencyPruner
-from pruning.quantization import Float32, Int8, Quantized
+from pruning.proximal import FeatureDropout, TruncatedGradient
+from pruning.pruners import (
+    Amount,
+    CountPruner,
+    DualThresholdPruner,
+    FieldPruner,
+    MagnitudePruner,
+    SaliencyPruner,
+    StalenessPruner,
+    refit_intercept,
+)
+from pruning.quantization import FixedPoint, Float32, Int8, PackedRows, Quantized, RowwiseInt
+from pruning.schedules import Cubic, Exponential, OneShot
+from pruning.sequential import CircuitBreaker, ConfidenceSequence, Cusum
+from pruning.tables import reading_only, weight_tables
 from pruning.tokens import encode, feature_token, field_id, token
 from pruning.weights import Snapshot, snapshot
 
 __all__ = [
+    "AdmissionFilter",
     "Amount",
     "Artefact",
     "ArtefactError",
     "CapacityError",
+    "CircuitBreaker",
+    "ConfidenceSequence",
+    "CountPruner",
+    "Cubic",
+    "Curve",
+    "CurvePoint",
+    "Cusum",
     "DamagedFileError",
     "DecisionRecord",
+    "DualThresholdPruner",
     "EmptyModelError",
+    "Examples",
+    "Exponential",
     "FTRLProximal",
+    "FeatureDropout",
+    "FieldImportance",
+    "FieldPruner",
+    "FieldSelection",
+    "FisherTracker",
+    "FixedPoint",
     "Float32",
     "ForeignFileError",
     "Guard",
@@ -63,19 +100,45 @@ __all__ = [
     "MagnitudePruner",
     "NewerFormatError",
     "NonFiniteError",
+    "OneShot",
+    "PackedRows",
     "ParameterError",
     "Proposal",
     "PruneReport",
+    "PrunedClassifier",
+    "PrunedRegressor",
     "PruningAgent",
     "PruningError",
+    "Quality",
+    "QuantileBins",
     "Quantized",
+    "RankPruner",
+    "RowwiseInt",
     "SaliencyPruner",
+    "Shadow",
     "Snapshot",
+    "StalenessPruner",
+    "TruncatedGradient",
     "UnsupportedModelError",
+    "auc",
+    "compressed",
+    "curve",
     "encode",
+    "evaluate",
     "feature_token",
+    "field_contributions",
     "field_id",
+    "log_loss",
     "lookup_one",
+    "plot",
+    "prefetch_one",
+    "prune_model",
+    "quality",
+    "quantize_model",
+    "reading_only",
+    "refit_intercept",
+    "select_fields",
     "snapshot",
     "token",
+    "weight_tables",
 ]

@@ -378,12 +378,19 @@ def _coverage(plan: Plan, answers: Answers) -> float:
 
 
 def _probability_metrics(answers: Answers) -> dict[str, float]:
-    p = answers.proba.T.reshape(-1)  # (2n,): first the right items, then the negatives
-    y = np.repeat([1.0, 0.0], len(answers.proba))
-    y, p = y[~np.isnan(p)], p[~np.isnan(p)]
-    calibration = metrics.calibration(y, p)
+    """Logloss of the scores as probabilities, and the quality of the model's own probabilities."""
+    y, own = _labelled(answers.proba)
+    calibration = metrics.calibration(y, own)
     return {
-        "logloss": metrics.log_loss(y, p),
+        "logloss": metrics.log_loss(*_labelled(metrics.probabilities_of_scores(answers.score))),
+        "own_logloss": metrics.log_loss(y, own),
         "ece": calibration.ece,
         "calibration_slope": calibration.slope,
     }
+
+
+def _labelled(proba: Floats) -> tuple[Floats, Floats]:
+    """Outcomes and probabilities of all items that have one: right items, then negatives, `(≤ 2n,)` each."""
+    p = proba.T.reshape(-1)
+    y = np.repeat([1.0, 0.0], len(proba))
+    return y[~np.isnan(p)], p[~np.isnan(p)]

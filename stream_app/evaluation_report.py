@@ -208,7 +208,8 @@ def render(report: EvaluationReport) -> RenderableType:
     scores = [
         _Column("AUC", ".4f", _metric(report, "auc")),
         _Column("logloss", ".4f", _metric(report, "logloss"), min),
-        _Column("calibration\nerror", ".4f", _metric(report, "ece"), min),
+        _Column("own\nlogloss", ".4f", _metric(report, "own_logloss"), min),
+        _Column("own\nece", ".4f", _metric(report, "ece"), min),
         _Column("coverage", ".3f", _metric(report, f"coverage@{k}")),
         _Column("novelty\nbits", ".2f", _metric(report, f"novelty@{k}"), None),
         _Column("seconds", ".1f", {n: q.seconds for n, q in models.items()}, min),

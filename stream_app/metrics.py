@@ -316,6 +316,52 @@ def calibration(y: ArrayLike, p: ArrayLike, bins: int = 15, eps: float = 1e-7) -
     return Calibration(float(np.abs(gap).sum() / label.size), *_recalibrate(label, logit(prob)))
 
 
+def probabilities_of_scores(scores: ArrayLike, blocks: int = 100) -> Floats:
+    """Turn scores into probabilities by a logistic curve that is fitted to earlier tests only.
+
+    The scores of models have no common scale. Here each score s becomes σ(a·z + b) with
+    z = sign(s)·ln(1 + |s|); a and b are fitted, for each block of tests, to all blocks before it. So the
+    probabilities are as strictly prequential as the scores, and the logloss of two models can be compared.
+
+    Parameters
+    ----------
+    scores
+        Of the right item and of the other one of each test, in stream order, `(n, 2)`; nan is left out.
+    blocks
+        How many equal blocks the tests are cut into. Tests before the first fit get ½.
+
+    Returns
+    -------
+    array, (n, 2)
+        The probability that each item is the right one.
+
+    References
+    ----------
+    Platt, J., 1999. Probabilistic outputs for support vector machines. Advances in large margin classifiers.
+
+    Examples
+    --------
+    >>> p = probabilities_of_scores([[3.0, 1.0], [2.0, 0.0], [1.0, 2.0], [3.0, 0.0]], blocks=4)
+    >>> p[0].tolist(), bool(p[3, 0] > p[3, 1])
+    ([0.5, 0.5], True)
+    """
+    s = np.asarray(scores, dtype=np.float64).reshape(-1, 2)
+    z = np.sign(s) * np.log1p(np.abs(s))
+    p = np.where(np.isnan(z), np.nan, 0.5)
+    y = np.broadcast_to([1.0, 0.0], z.shape)
+    for block in np.array_split(np.arange(len(z)), blocks)[1:]:
+        if block.size == 0:
+            continue
+        past = z[: block[0]]
+        valid = np.isfinite(past)
+        if not valid.any():
+            continue
+        slope, intercept = _recalibrate(y[: block[0]][valid], past[valid])
+        if np.isfinite(slope):
+            p[block] = expit(slope * z[block] + intercept)
+    return p
+
+
 def _recalibrate(y: Floats, z: Floats, steps: int = 50) -> tuple[float, float]:
     """Slope and intercept of y ~ σ(slope·z + intercept), by Newton's method."""
     if y.min() == y.max() or z.min() == z.max():

@@ -1,4 +1,4 @@
-"""A square sparse matrix that grows: rows sorted by column, in two flat arrays, 12 bytes per entry."""
+"""A sparse matrix that grows: rows sorted by column, in two flat arrays, 12 bytes per entry."""
 
 from __future__ import annotations
 
@@ -36,14 +36,33 @@ class SparseRows:
         """The number of entries."""
         return int(self._rows[:, _LENGTH].sum())
 
+    @property
+    def arrays(self) -> tuple[Columns, Floats, Ints]:
+        """Columns, values, and each row's start, length and capacity in them, for compiled code."""
+        return self._columns, self._values, self._rows
+
+    def lengths(self, n: int) -> Ints:
+        """The number of entries in each of the first `n` rows, `(n,)`."""
+        self._make_rows(n)
+        return self._rows[:n, _LENGTH]
+
+    def add(self, i: int, j: int, amount: float) -> None:
+        """Add `amount` to the entry (i, j)."""
+        self._make_rows(i + 1)
+        self._columns, self._values, self._used = _add(
+            self._columns, self._values, self._rows, self._used, i, j, amount
+        )
+
     def add_symmetric(self, i: int, others: Ints, amounts: Floats) -> None:
         """Add `amounts[n]` to the entries (i, others[n]) and (others[n], i)."""
-        n = max(i, int(others.max(initial=0))) + 1
-        while n > len(self._rows):
-            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+        self._make_rows(max(i, int(others.max(initial=0))) + 1)
         self._columns, self._values, self._used = _add_symmetric(
             self._columns, self._values, self._rows, self._used, i, others, amounts
         )
+
+    def _make_rows(self, n: int) -> None:
+        while n > len(self._rows):
+            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
 
     def weighted_sum(self, rows: Ints, weights: Floats, n: int) -> Floats:
         """The first `n` columns of the weighted sum of some rows, `(n,)`."""

@@ -17,7 +17,7 @@ import redis
 from stream_app.embedded import EmbeddedBroker, EmbeddedRedis, EmbeddedServerError
 from tests.servers import KafkaServer, KafkaUnavailableError
 
-SERVERS = {"kafka", "own_kafka", "redis_server", "redis_url", "broker"}
+SERVERS = {"kafka", "start_or_skip", "own_kafka", "redis_server", "redis_url", "broker"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,6 +42,12 @@ def _missing(error: Exception) -> None:
     if os.environ.get("REQUIRE_KAFKA") == "1":
         pytest.fail(str(error), pytrace=False)
     pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def start_or_skip() -> Callable[[KafkaServer | EmbeddedRedis], None]:
+    """Return the function that starts a server, and skips the test (or fails it) where it cannot be had."""
+    return _start_or_skip
 
 
 @pytest.fixture(scope="session")

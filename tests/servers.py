@@ -15,7 +15,11 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import trustme
+from cryptography.hazmat.primitives import serialization
 
 from stream_app.embedded import LOOPBACK, EmbeddedServerError, ServerProcess, free_port
 
@@ -36,6 +40,9 @@ class KafkaServer(ServerProcess):
         Partition count of topics that are created on first use.
     config
         Further lines of ``server.properties``; they win over the ones set here.
+    users
+        Passwords by user name. With any, a second listener (`secure_bootstrap`) asks for them with
+        SCRAM-SHA-512 over TLS; its certificate is for 127.0.0.1 and signed by the authority in `ca_file`.
     heap
         Maximum heap of the JVM, in the notation of ``-Xmx``.
     start_timeout_s
@@ -54,29 +61,44 @@ class KafkaServer(ServerProcess):
         *,
         partitions: int = 4,
         config: Mapping[str, str] | None = None,
+        users: Mapping[str, str] | None = None,
         heap: str = "512m",
         start_timeout_s: float = 90.0,
     ) -> None:
         super().__init__(start_timeout_s=start_timeout_s)
         self.partitions = partitions
         self.config = dict(config or {})
+        self.users = dict(users or {})
         self.heap = heap
         self._controller_port = 0
+        self._secure_port = 0
 
     @property
     def bootstrap(self) -> str:
         """Address for Kafka clients, ``host:port``."""
         return f"{LOOPBACK}:{self.port}"
 
+    @property
+    def secure_bootstrap(self) -> str:
+        """Address of the listener with TLS and passwords; there is one if there are `users`."""
+        return f"{LOOPBACK}:{self._secure_port}"
+
+    @property
+    def ca_file(self) -> Path:
+        """The certificate of the authority that clients of `secure_bootstrap` must trust."""
+        return self.directory / "tls" / "ca.pem"
+
     def command(self) -> Sequence[str]:
         """Write ``server.properties``, format the storage of a new folder, return the broker's command."""
         jvm = [java(), f"-Xmx{self.heap}", "-Xshare:auto", "-XX:+UseSerialGC", "-cp", f"{kafka_jars()}/*"]
         properties = self.directory / "server.properties"
         if not properties.exists():
-            self._controller_port = free_port()
+            self._controller_port, self._secure_port = free_port(), free_port()
             properties.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
+            passwords = [f"SCRAM-SHA-512=[name={name},password={it}]" for name, it in self.users.items()]
             _run([*jvm, "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format",
-                  "--cluster-id", "stream-recommender-t", "--config", str(properties)])  # fmt: skip
+                  "--cluster-id", "stream-recommender-t", "--config", str(properties),
+                  *(word for password in passwords for word in ("--add-scram", password))])  # fmt: skip
         return [*jvm, "kafka.Kafka", str(properties)]
 
     def is_ready(self) -> bool:
@@ -112,7 +134,23 @@ class KafkaServer(ServerProcess):
             "broker.heartbeat.interval.ms": "250",
             "controlled.shutdown.enable": "false",
             "log.cleaner.dedupe.buffer.size": "2097152",
+            **(self._security() if self.users else {}),
             **self.config,
+        }
+
+    def _security(self) -> dict[str, str]:
+        certificate = issue_certificate(self.directory / "tls")
+        return {
+            "listeners": f"PLAINTEXT://{self.bootstrap},SECURE://{self.secure_bootstrap},"
+            f"CONTROLLER://{LOOPBACK}:{self._controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap},SECURE://{self.secure_bootstrap}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL",
+            "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            "listener.name.secure.scram-sha-512.sasl.jaas.config": (
+                "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+            ),
+            "listener.name.secure.ssl.keystore.type": "PEM",
+            "listener.name.secure.ssl.keystore.location": str(certificate.chain_with_key),
         }
 
     def _metadata_names_this_broker(self) -> bool:
@@ -125,6 +163,34 @@ class KafkaServer(ServerProcess):
             answer = _read(connection, size)
         correlation, brokers = struct.unpack_from(">ii", answer)
         return bool(correlation == 7 and brokers == 1)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Files of a certificate for 127.0.0.1, in PEM: the authority, the certificate, its key, both of them."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+    chain_with_key: Path
+
+
+def issue_certificate(folder: Path) -> Certificate:
+    """Make an authority and a certificate for 127.0.0.1 in a new folder; the authority's key is not kept."""
+    folder.mkdir(mode=0o700)
+    authority = trustme.CA()
+    issued = authority.issue_cert(LOOPBACK)
+    # Java reads keys in PKCS#8 only.
+    key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+    files = Certificate(*(folder / name for name in ("ca.pem", "cert.pem", "key.pem", "server.pem")))
+    files.ca.write_bytes(authority.cert_pem.bytes())
+    files.certificate.write_bytes(chain)
+    files.key.write_bytes(key)
+    files.chain_with_key.write_bytes(key + chain)
+    return files
 
 
 def kafka_version() -> str:

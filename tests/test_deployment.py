@@ -18,10 +18,12 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from stream_app.config import Settings
+from stream_app.worker import topics
 from tests.servers import KafkaServer, java, kafka_jars
 
 ROOT = Path(__file__).parents[1]
-TOPICS = {"events", "examples", "items", "users", "triggers", "triggers.suppressed", "events.dlq"}
+TOPICS = {"events", "examples", "control", "items", "users", "triggers", "triggers.suppressed", "events.dlq"}
 QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto"
 OURS = {"worker", "learner", "simulator"}
 
@@ -90,6 +92,17 @@ def test_workers_can_be_scaled(services: dict[str, Any]) -> None:
     assert "ports" not in services["worker"]
 
 
+def test_settings_of_the_services_exist(services: dict[str, Any]) -> None:
+    """Every variable that a role gets is a setting, and the settings accept its value."""
+    for name in OURS:
+        given = {
+            key: value for key, value in services[name]["environment"].items() if key.startswith("RECS_")
+        }
+        fields = {key.removeprefix("RECS_").lower(): value for key, value in given.items()}
+        assert fields.keys() <= Settings.model_fields.keys()
+        Settings(_env_file=None, **fields)
+
+
 def test_commands_of_the_services_exist(services: dict[str, Any]) -> None:
     """Every role that the file starts is a command of `recs`."""
     pytest.importorskip("stream_app.cli", reason="the command line is not there yet")
@@ -137,8 +150,11 @@ async def test_topics_are_created_as_documented(kafka: KafkaServer, tmp_path: Pa
         for answer in answers
         for resource in answer.resources
     }
-    assert found == dict.fromkeys(TOPICS, 3) | {"items": 1, "events.dlq": 1}
+    assert found == dict.fromkeys(TOPICS, 3) | {"items": 1, "control": 1, "events.dlq": 1}
     assert {topic for topic, policy in policies.items() if policy == "compact"} == {"items", "users"}
+    # A worker creates the topics that are missing; it would have made the same ones.
+    for topic, (partitions, compacted) in topics(Settings(partitions=3)).items():
+        assert (found[topic], policies[topic] == "compact") == (partitions, compacted), topic
 
 
 async def delete_topics(kafka: KafkaServer, topics: set[str]) -> None:

@@ -5,26 +5,28 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 
 from stream_app.baselines import (
+    BASELINES,
     Baseline,
+    ClickRate,
     IncrementalMF,
     ItemKNN,
     Popularity,
     RiverBiasedMF,
+    SessionKNN,
+    make_baselines,
 )
-from stream_app.events import Event
+from stream_app.errors import ConfigError
+from stream_app.events import Event, EventItem
 from stream_app.protocols import ProbabilityModel, Recommender, Scorer
 
-BASELINES: dict[str, Callable[[], Baseline]] = {
-    "popularity": Popularity,
-    "popularity_fading": lambda: Popularity(half_life=20),
-    "item_knn": ItemKNN,
-    "isgd": IncrementalMF,
-    "river_biased_mf": RiverBiasedMF,
+EVERY_BASELINE: dict[str, Callable[[], Baseline]] = {
+    name: partial(lambda name: make_baselines([name])[name], name) for name in BASELINES
 }
 
 
@@ -46,7 +48,7 @@ def trained(make: Callable[[], Baseline], n: int = 120) -> Baseline:
     return model
 
 
-@pytest.mark.parametrize("make", BASELINES.values(), ids=BASELINES)
+@pytest.mark.parametrize("make", EVERY_BASELINE.values(), ids=EVERY_BASELINE)
 class TestEveryBaseline:
     """Laws that hold for all of them."""
 
@@ -95,8 +97,16 @@ class TestEveryBaseline:
         """A low rating and a list that was shown teach nothing."""
         model = make()
         model.observe(Event("1", "rate", 0, "u1", item_id="a", value=3.0))
-        model.observe(Event("2", "view_item_list", 1, "u1", item_id="b"))
-        assert len(model.items) == 0
+        model.observe(Event("2", "view_item_list", 1, "u1", items=(EventItem("b"),)))
+        assert not model.chosen
+        known = model.items.ids
+        assert known == (["b"] if isinstance(model, ClickRate) else [])  # it counts showings
+
+
+def test_a_wrong_name_is_answered_with_the_right_ones() -> None:
+    """The error lists the names that exist."""
+    with pytest.raises(ConfigError, match="item_knn"):
+        make_baselines(["popularty"])
 
 
 def test_popularity_counts_choices() -> None:
@@ -158,6 +168,64 @@ def test_item_knn_equals_its_formula(history: int, decay: float) -> None:
 def test_item_knn_falls_back_to_popularity() -> None:
     """A user without choices gets the most popular items."""
     assert trained(ItemKNN).recommend("nobody", 0, k=5) == trained(Popularity).recommend("nobody", 0, k=5)
+
+
+def reference_session_knn(model: SessionKNN, events: list[Event], user_id: str) -> dict[str, float]:
+    """The formula of `SessionKNN`, with dictionaries."""
+    sessions: list[list[str]] = []
+    current: dict[str, tuple[int, int]] = {}
+    chosen: dict[str, list[str]] = {}
+    for event in events:
+        item, mine = str(event.item_id), chosen.setdefault(event.user_id, [])
+        session, last_ms = current.get(event.user_id, (-1, 0))
+        if session < 0 or event.event_time_ms - last_ms > model.gap_ms:
+            session = len(sessions)
+            sessions.append([])
+        current[event.user_id] = session, event.event_time_ms
+        if item not in sessions[session]:
+            sessions[session].append(item)
+        if item in mine:
+            mine.remove(item)
+        mine.append(item)
+    weight = {item: 1 - n / model.history for n, item in enumerate(chosen[user_id][::-1][: model.history])}
+    holders = {
+        item: [s for s, held in enumerate(sessions) if item in held] for held in sessions for item in held
+    }
+    near: Counter[int] = Counter()
+    for item, w in weight.items():
+        for s in holders[item][-model.recent :]:
+            near[s] += w  # type: ignore[assignment]
+    best = sorted(near, key=lambda s: (-round(near[s], 9), -s))[: model.neighbours]
+    votes: Counter[str] = Counter()
+    for s in best:
+        shared = max(w for item, w in weight.items() if s in holders[item][-model.recent :])
+        for item in sessions[s]:
+            votes[item] += near[s] * shared  # type: ignore[assignment]
+    return {item: votes[item] * math.log(len(sessions) / len(held)) for item, held in holders.items()}
+
+
+@pytest.mark.parametrize("settings", [{}, {"history": 4, "recent": 5, "neighbours": 3}])
+def test_session_knn_equals_its_formula(settings: dict[str, int]) -> None:
+    """The compiled votes are those of the plain formula, whatever is cut off."""
+    model = SessionKNN(gap_ms=20_000, **settings)
+    events = views(300, n_items=40)
+    for event in events:
+        model.observe(event)
+    for user_id in ("u0", "u5"):
+        expected = reference_session_knn(model, events, user_id)
+        assert model.score_items(user_id, list(expected), 10**9) == pytest.approx(list(expected.values()))
+
+
+def test_click_rates_are_smoothed_shares() -> None:
+    """Three clicks on ten showings are (3 + m·r) / (10 + m); what nobody saw has the share of all."""
+    model = ClickRate(prior_showings=4)
+    for n in range(10):
+        model.observe(Event(f"s{n}", "view_item_list", n, "u", items=(EventItem("a"), EventItem("b"))))
+    for n in range(3):
+        model.observe(Event(f"c{n}", "select_item", n, f"u{n}", item_id="a"))
+    r = (3 + 1) / (20 + 2)
+    expected = [(3 + 4 * r) / 14, (0 + 4 * r) / 14, r]
+    assert model.score_items("u", ["a", "b", "new"], 0) == pytest.approx(expected)
 
 
 def test_isgd_moves_towards_one() -> None:

@@ -247,14 +247,15 @@ def report() -> EvaluationReport:
 
 
 def test_the_json_has_what_the_command_promises(report: EvaluationReport) -> None:
-    """Every key of the contract is there; a model without probabilities has null."""
+    """Every key of the contract is there; the own logloss of a model without probabilities is null."""
     promised = report.to_json_object()
     assert {"events", "users", "items", "seconds", "models"} <= set(promised)
     for model in promised["models"].values():
         assert {"recall@10", "ndcg@10", "coverage@10", "auc", "logloss"} <= set(model)
         assert "impression_ndcg@10" not in model
-    assert promised["models"]["popularity"]["logloss"] is None
-    assert 0 < promised["models"]["mf"]["logloss"] < 2
+        assert 0 < model["logloss"] < 1
+    assert promised["models"]["popularity"]["own_logloss"] is None
+    assert 0 < promised["models"]["mf"]["own_logloss"] < 2
 
 
 def test_slices_are_parts_of_the_whole(report: EvaluationReport) -> None:

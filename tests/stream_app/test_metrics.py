@@ -170,6 +170,37 @@ def test_the_calibration_error_is_the_gap_between_probability_and_frequency() ->
     assert math.isnan(metrics.calibration([1, 1], [0.9, 0.8]).slope)
 
 
+def test_probabilities_of_scores_come_from_the_past_only() -> None:
+    """Changing the later half of the scores changes no probability of the earlier half, which starts at ½."""
+    scores = np.random.default_rng(4).normal((1.0, 0.0), size=(400, 2))
+    changed = scores.copy()
+    changed[200:] = 1000.0
+    p, q = metrics.probabilities_of_scores(scores), metrics.probabilities_of_scores(changed)
+    assert p[:200].tolist() == q[:200].tolist()
+    assert p[:4].tolist() == [[0.5, 0.5]] * 4
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_probabilities_of_scores_are_calibrated(sign: float) -> None:
+    """Scores become calibrated probabilities, whichever way they point."""
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(20_000, 2))
+    swap = rng.random(20_000) > 1 / (1 + np.exp(logits[:, 1] - logits[:, 0]))
+    logits[swap] = logits[swap][:, ::-1]  # now the first is the right one with probability σ(difference)
+    p = metrics.probabilities_of_scores(np.sign(logits) * np.expm1(np.abs(logits)) * sign)
+    y = np.broadcast_to([1.0, 0.0], p.shape)
+    result = metrics.calibration(y.ravel(), p.ravel())
+    assert result.ece < 0.02
+    assert metrics.log_loss(y.ravel(), p.ravel()) < math.log(2) - 0.05
+
+
+def test_scores_that_say_nothing_have_even_probabilities() -> None:
+    """Equal or missing scores give ½ or nan, and empty ones nothing."""
+    assert metrics.probabilities_of_scores(np.ones((50, 2))).tolist() == [[0.5, 0.5]] * 50
+    assert np.isnan(metrics.probabilities_of_scores(np.full((5, 2), np.nan))).all()
+    assert metrics.probabilities_of_scores(np.zeros((0, 2))).shape == (0, 2)
+
+
 def test_coverage_and_novelty_of_extreme_lists() -> None:
     """Recommending one of four items covers a quarter; an item everybody takes is no news."""
     assert metrics.coverage([7, 0, 0, 0]) == 0.25
