@@ -58,7 +58,7 @@ class OnlineRecommender:
     >>> for t in range(40):
     ...     online.observe(Event(str(t), "view_item", t * 1000, f"u{t % 7}", item_id=f"i{t % 5}"))
     >>> online.recommend("u9", 40_000, 3)
-    ['i4', 'i3', 'i2']
+    ['i0', 'i1', 'i2']
     """
 
     def __init__(

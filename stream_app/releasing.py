@@ -1,4 +1,4 @@
-"""The release cycle: propose a pruned release, replay it on events it has not seen, promote it or not, watch it.
+"""The release cycle: propose a pruned release, replay it on later events, promote it or not, watch it.
 
     every `interval` examples     propose: freeze the learner, export it dense and pruned
     the examples that follow      replay both on each of them (nobody has learned them at the export)
@@ -23,7 +23,7 @@ from stream_app.examples import ExampleBatch
 from stream_app.features import N_NUMBERS, describe
 from stream_app.learning import Learner, ranker_step
 from stream_app.release import Release, version_of
-from stream_app.retrieval import CoVisits, length_bucket
+from stream_app.retrieval import ItemStats, compacted, length_bucket
 from stream_app.scoring import MOST_CANDIDATES, View, candidates_of, score, top_k
 from stream_app.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
 
@@ -141,8 +141,10 @@ class ReleaseCycle:
         published = Published(version_of(data), data, release, learner.step, release.ranker_step, links)
         pruned = ServedModel(learner.items, self.width)
         pruned.load(release, published.version)
-        dense = _frozen(learner, proposal, pruned.view)
-        self._trial = _Trial(proposal, published, dense, pruned.view, self.agent.guard.min_samples)
+        # Items may be described anew while the trial runs, with tokens that its vocabulary does not have.
+        served = pruned.view._replace(item_tokens=learner.items.tokens.copy())
+        dense = _frozen(learner, proposal, served)
+        self._trial = _Trial(proposal, published, dense, served, self.agent.guard.min_samples)
         return published
 
     def _bootstrap(self) -> None:
@@ -227,11 +229,12 @@ class ReleaseCycle:
 
 def _frozen(learner: Learner, proposal: Proposal, like: View) -> View:
     """The learner's rows and weights as of now, copied, in a view that differs from `like` only there."""
-    graph = learner.graph
-    copied = CoVisits(*(a.copy() for a in graph))
+    stats = ItemStats(**{name: array.copy() for name, array in learner.stats._asdict().items()})
     mean, inv_std = learner.moments.scaling()
     weights = bare_weights(proposal.dense, FreshWeights(), mean, inv_std)
-    return make_view(like._replace(learned=True, graph=copied, weights=weights))
+    return make_view(
+        like._replace(learned=True, graph=compacted(learner.graph), stats=stats, weights=weights)
+    )
 
 
 def _overlap(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.float64]:
