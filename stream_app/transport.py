@@ -66,7 +66,8 @@ class Connection:
         except (KafkaError, OSError, ssl.SSLError, TimeoutError) as error:
             text = str(error) or type(error).__name__
             raise TransportError(
-                f"Kafka at {self.bootstrap}: {what} failed: {text}; is it running, and is RECS_KAFKA_BOOTSTRAP right?"
+                f"Kafka at {self.bootstrap}: {what} failed: {text}; "
+                "is it running, and is RECS_KAFKA_BOOTSTRAP right?"
             ) from error
 
 
@@ -229,8 +230,8 @@ class LogReader:
             if offset is not None and not begins[partition] <= offset <= self._ends[partition]:
                 raise TransportError(
                     f"{self._topic}[{partition.partition}] holds offsets {begins[partition]} to "
-                    f"{self._ends[partition]}, but {offset} is wanted: messages were deleted or the topic was made "
-                    "anew; remove the checkpoint to begin afresh"
+                    f"{self._ends[partition]}, but {offset} is wanted: messages were "
+                    "deleted or the topic was made anew; remove the checkpoint to begin afresh"
                 )
             place = self._ends[partition] if self._from_end else begins[partition]
             self._consumer.seek(partition, place if offset is None else offset)

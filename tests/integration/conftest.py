@@ -34,7 +34,9 @@ def deployments(bootstrap: str, redis_url: str, folder: Path) -> Iterator[Callab
 
 
 @pytest.fixture
-def deploy(kafka: KafkaServer, redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
+def deploy(
+    kafka: KafkaServer, redis_server: EmbeddedRedis, tmp_path: Path
+) -> Iterator[Callable[..., Deployment]]:
     """Make systems that end with the test; Redis is empty."""
     with deployments(kafka.bootstrap, redis_server.url, tmp_path) as make:
         yield make
