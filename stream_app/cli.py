@@ -362,7 +362,8 @@ def history(
         colour = {"promote": "green", "undecided": "yellow"}.get(r.verdict, "red")
         table.add_row(
             r.time or "", r.version, f"[{colour}]{r.verdict}[/]",
-            f"{r.weights_before:,} → {r.weights_after:,}", f"{r.bytes_before:,} → {r.bytes_after:,}", r.reason,
+            f"{r.weights_before:,} → {r.weights_after:,}", f"{r.bytes_before:,} → {r.bytes_after:,}",
+            r.reason,
         )  # fmt: skip
     Console(highlight=False).print(table)
 

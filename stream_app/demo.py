@@ -31,7 +31,7 @@ from stream_app.embedded import EmbeddedBroker, EmbeddedRedis
 from stream_app.errors import RecsError
 from stream_app.events import Event, Item, encode_event, encode_item, encode_user, feedback
 from stream_app.simulator import Shop
-from stream_app.transport import Connection, Sender
+from stream_app.transport import Connection, OutMessage, Sender
 from stream_app.worker import topics
 
 CHUNK = 500  # events sent at once, and then checked against the lists that were there before
@@ -135,7 +135,9 @@ class Demo:
             task = progress.add_task("the shop is open", total=self.n_events, note="")
             for events, items in _chunks(self.shop, self.n_events):
                 await self._check(system, events)
-                messages = [(settings.items_topic, i.item_id.encode(), encode_item(i), None) for i in items]
+                messages: list[OutMessage] = [
+                    (settings.items_topic, i.item_id.encode(), encode_item(i), None) for i in items
+                ]
                 for event in events:
                     if self.produced % every == every - 1 and (message := next(bad, None)) is not None:
                         messages.append((settings.events_topic, None, message, None))
@@ -322,11 +324,10 @@ def warm_up() -> None:
 
     shop = Shop(1, n_items=60, n_users=20, n_categories=4)
     online = OnlineRecommender(first=150, interval=200, samples=20)
-    for record in (*shop.items(), *shop.users()):
-        if isinstance(record, Item):
-            online.observe_item(record)
-        else:
-            online.observe_user(record)
+    for item in shop.items():
+        online.observe_item(item)
+    for user in shop.users():
+        online.observe_user(user)
     for event in shop.events(1_200):
         online.observe(event)
     online.recommend(shop.user_ids[0], 0, 5)

@@ -15,12 +15,14 @@ import aiokafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 from aiokafka.helpers import create_ssl_context
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.structs import TopicPartition
 
 from stream_app.config import Settings
 from stream_app.errors import TransportError
+from stream_app.events import Message
 
-Record = ConsumerRecord
+OutMessage = tuple[str, bytes | None, bytes | None, int | None]
+"""What is sent: topic, key, value, and partition, None for the one that the key decides."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class EventSource:
         """Leave the group."""
         await _stop(self._consumer)
 
-    async def poll(self, most: int, wait_s: float) -> dict[int, list[Record]]:
+    async def poll(self, most: int, wait_s: float) -> dict[int, list[Message]]:
         """Up to `most` messages by partition, in offset order; waits `wait_s` for the first."""
         batches = await self._connection.ask(
             self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=most),
@@ -240,7 +242,7 @@ class LogReader:
         """Close the connection."""
         await _stop(self._consumer)
 
-    async def poll(self, most: int, wait_s: float) -> list[Record]:
+    async def poll(self, most: int, wait_s: float) -> list[Message]:
         """Up to `most` messages, in offset order within a partition; waits `wait_s` for the first."""
         batches = await self._connection.ask(
             self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=most),
@@ -279,7 +281,7 @@ class Sender:
         """Send what waits, and disconnect."""
         await _stop(self._producer)
 
-    async def send(self, messages: Sequence[tuple[str, bytes | None, bytes | None, int | None]]) -> None:
+    async def send(self, messages: Sequence[OutMessage]) -> None:
         """Send (topic, key, value, partition or None) in order; returns when all are acknowledged."""
         if not messages:
             return

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from mode import Service
@@ -20,13 +21,13 @@ from mode import Service
 from stream_app.config import Settings
 from stream_app.dead_letters import Rejected
 from stream_app.errors import EventError, RecsError, ReleaseError, StoreError
-from stream_app.events import DecodePolicy, Event, Tombstone, decode_event, decode_item, decode_user
+from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
 from stream_app.failpoints import failpoint
 from stream_app.recommender import Outcome, Recommender
 from stream_app.release import Overlay, Release
 from stream_app.store import Store, list_json
 from stream_app.telemetry import Metrics
-from stream_app.transport import Connection, EventSource, LogReader, Record, Sender, ensure_topics
+from stream_app.transport import Connection, EventSource, LogReader, OutMessage, Sender, ensure_topics
 
 POLL_S = 0.1
 COMMIT_S = 0.25
@@ -171,7 +172,7 @@ class Worker(Service):
 
     # One batch
 
-    async def _handle(self, partition: int, records: Sequence[Record]) -> None:
+    async def _handle(self, partition: int, records: Sequence[Message]) -> None:
         offsets, events, rejected = self._decode(records)
         await self._load(events)
         outcome = await asyncio.to_thread(self.recommender.apply, partition, offsets, events)
@@ -186,7 +187,7 @@ class Worker(Service):
         self.metrics.dead_letters.inc(len(rejected))
         self.metrics.lists.inc(len(outcome.lists))
 
-    def _decode(self, records: Sequence[Record]) -> tuple[list[int], list[Event], list[Rejected]]:
+    def _decode(self, records: Sequence[Message]) -> tuple[list[int], list[Event], list[Rejected]]:
         now_ms = int(self.clock() * 1000)
         offsets, events, rejected = [], [], []
         for r in records:
@@ -219,9 +220,7 @@ class Worker(Service):
 
     async def _send(self, partition: int, outcome: Outcome, rejected: Sequence[Rejected]) -> None:
         dead = self.settings.dead_letter_topic
-        messages: list[tuple[str, bytes | None, bytes | None, int | None]] = [
-            (dead, r.key, r.to_dead_letter(), None) for r in rejected
-        ]
+        messages: list[OutMessage] = [(dead, r.key, r.to_dead_letter(), None) for r in rejected]
         if outcome.examples is not None:
             to = partition % self._examples_partitions  # one source partition stays in order
             messages += [
@@ -267,9 +266,15 @@ class Worker(Service):
                 continue
             self.recommender.observe_user(user)
             if isinstance(user, Tombstone):
-                await self._try(lambda user_id=user.id: self.store.erase_user(user_id), "erasing a user")
+                await self._try(partial(self.store.erase_user, user.id), "erasing a user")
         if gone:
             await self._withdraw(gone)
+
+    async def erase(self, user_id: str) -> None:
+        """Forget a user, here and in Redis; called for the operator's command."""
+        async with self._batch:
+            self.recommender.users.forget(user_id)
+            await self._try(partial(self.store.erase_user, user_id), "erasing a user")
 
     async def _withdraw(self, gone: set[str]) -> None:
         """Make the lists again in which an item stands that may no longer be shown."""
