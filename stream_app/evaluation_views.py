@@ -78,9 +78,8 @@ class _Column:
     def cell(self, name: str) -> Text:
         value = self.values.get(name, math.nan)
         finite = [v for v in self.values.values() if math.isfinite(v)]
-        is_best = (
-            self.best is not None and value == self.best(finite, default=None) and min(finite) < max(finite)
-        )
+        differ = len(set(finite)) > 1
+        is_best = differ and self.best is not None and value == self.best(finite)
         return Text(_number(value, self.digits), style="bold" if is_best else "")
 
 
