@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pipeline_peers import _measure
+from benchmarks.pipeline_peers import measure
 from benchmarks.workload import preload, shop_events
 from stream_app.embedded import EmbeddedRedis, free_port
 from tests.servers import KafkaServer
@@ -159,7 +159,7 @@ def run(
                 redis.start()
                 one = (
                     ours(kafka, redis, name, size, str(n)) if name == "ours"
-                    else _measure(name, kafka.bootstrap, redis.url, name, size)
+                    else measure(name, kafka.bootstrap, redis.url, name, size)
                 )  # fmt: skip
                 runs[name].append(one)
     rates = {name: [one["events_per_s"] for one in many] for name, many in runs.items()}

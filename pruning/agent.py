@@ -8,7 +8,7 @@ sees the old artefact or the new one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -126,6 +126,17 @@ class PruningAgent:
         self.breaker = CircuitBreaker() if breaker is None else breaker
         self.active: Artefact | None = None
         self.previous: Artefact | None = None
+        self._names: dict[str, str] = {}  # version of an artefact → name of the bundle it is part of
+
+    def adopt(self, active: Artefact, previous: Artefact | None = None, names: Sequence[str] = ()) -> None:
+        """Go on from artefacts that an earlier process promoted; `names` are those of their bundles, if any."""
+        self.active, self.previous = active, previous
+        for artefact, name in zip((active, previous), names, strict=False):
+            if artefact is not None:
+                self._names[artefact.version] = name
+
+    def _name(self, artefact: Artefact | None) -> str | None:
+        return None if artefact is None else self._names.get(artefact.version, artefact.version)
 
     def propose(self, model: Any, metadata: Mapping[str, Any] | None = None) -> Proposal:
         """Freeze the model and build the dense export and the candidate from the same copy.
@@ -138,7 +149,7 @@ class PruningAgent:
         frozen = (model if isinstance(model, Snapshot) else snapshot(model)).check()
         mask = self.pruner.compute_mask(frozen)
         dense = Artefact.build(frozen, None, Float32(), {"role": "dense"})
-        parent = None if self.active is None else self.active.version
+        parent = self._name(self.active)
         candidate = Artefact.build(frozen, mask, self.quantizer, {"parent": parent, **(metadata or {})})
         return Proposal(dense, candidate, _report(frozen, mask, dense, candidate), frozen.step)
 
@@ -186,10 +197,12 @@ class PruningAgent:
         The ledger is written before `active` changes: after a crash in between, the old artefact is served
         and the ledger names the one that was to come.
         """
+        if version is not None:
+            self._names[proposal.candidate.version] = version
         self.ledger.append(
             DecisionRecord(
                 version=version or proposal.candidate.version,
-                parent=None if self.active is None else self.active.version,
+                parent=self._name(self.active),
                 verdict=decision.verdict,
                 reason=decision.reason,
                 time=time,
@@ -251,8 +264,8 @@ class PruningAgent:
         left, self.active, self.previous = self.active, self.previous, None
         self.ledger.append(
             DecisionRecord(
-                version=self.active.version,
-                parent=left.version,
+                version=self._name(self.active) or "",
+                parent=self._name(left),
                 verdict="rollback",
                 reason=reason,
                 time=time,

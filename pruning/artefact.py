@@ -353,15 +353,16 @@ def _scale_of(args, key):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True, inline="always")
 def _lookup_hashed(args, h, at):  # type: ignore[no-untyped-def]
+    """Found or not is a multiplication, not a branch: which tokens were pruned cannot be foreseen."""
     wanted = _fingerprint(h)
     while True:
         line = _home(h, len(args.lines))
         found = match_line(args.fingerprints, line, wanted)
-        if found:
-            code = np.int8(args.lines[line, _WEIGHTS + lowest_bit(found)])
+        slot = lowest_bit(found | np.int32(1 << _SLOTS))  # one past the weights where nothing was found
+        code = np.int32(np.int8(args.lines[line, _WEIGHTS + slot])) * np.int32(found != 0)
+        # "Not found, and the overflow bit is set" as one comparison: the compiler would split an `and`.
+        if np.int32(args.lines[line, _OVERFLOW] & _overflow_bit(h)) <= found << np.int32(8):
             return np.float32(code) * args.scales[at]
-        if not args.lines[line, _OVERFLOW] & _overflow_bit(h):
-            return np.float32(0.0)
         h = _hash(h)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stream_app.retrieval import MAX_ROW, SOURCE_POWER, WINDOW
 
 HISTORY_DECAY = 0.8  # what an item of the history counts less than the next more recent one
+LAST_EPOCH = 2**31 - 1  # a busy worker gets there in a day
 
 
 class Scratch(NamedTuple):
@@ -26,6 +27,7 @@ class Scratch(NamedTuple):
     taken: NDArray[np.int32]  # (n,) epoch in which the item was excluded or chosen
     found: NDArray[np.int32]  # (n,)
     epoch: NDArray[np.int32]  # (1,) number of the current user
+    counted: NDArray[np.int32]  # (1,) epoch whose history's tokens were counted
     token_mark: NDArray[np.int32]  # (v,) epoch in which the token was met in the history
     token_count: NDArray[np.float32]  # (v,) how often
     cross_mark: NDArray[np.int32]  # (v,) epoch in which the token's crosses with the user were summed up
@@ -41,6 +43,7 @@ def new_scratch(n: int, v: int) -> Scratch:
         taken=np.full(n, -1, np.int32),
         found=np.zeros(n, np.int32),
         epoch=np.zeros(1, np.int32),
+        counted=np.full(1, -1, np.int32),
         token_mark=np.full(v, -1, np.int32),
         token_count=np.zeros(v, np.float32),
         cross_mark=np.full(v, -1, np.int32),
@@ -51,6 +54,13 @@ def new_scratch(n: int, v: int) -> Scratch:
 @nb.njit(cache=True, nogil=True)
 def start_user(scratch, excluded):  # type: ignore[no-untyped-def]
     """Begin with the next user: the last one's candidates are forgotten, items in `excluded` never chosen."""
+    if scratch.epoch[0] == LAST_EPOCH:  # start again, and let no old mark look like a new one
+        scratch.mark[:] = -1
+        scratch.taken[:] = -1
+        scratch.counted[:] = -1
+        scratch.token_mark[:] = -1
+        scratch.cross_mark[:] = -1
+        scratch.epoch[0] = 0
     scratch.epoch[0] += 1
     for x in range(len(excluded)):
         scratch.taken[excluded[x]] = scratch.epoch[0]

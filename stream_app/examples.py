@@ -8,7 +8,7 @@ for ever, so the learner can drop what it has learned already.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,8 +97,30 @@ class ExampleBatch:
                 end += 1
             keep = np.zeros(len(self), np.bool_)
             keep[start:end] = True
-            yield self.rows(keep)
+            yield self.rows(keep)._only_mentioned()
             start = end
+
+    def mentioned(self) -> NDArray[np.int32]:
+        """The items that the examples mention, numbers into `keys`, in the order of their first mention."""
+        if not len(self):
+            return np.zeros(0, np.int32)
+        numbers = np.concatenate((self.history, self.item), axis=1).ravel()
+        numbers = numbers[numbers >= 0]
+        _, first = np.unique(numbers, return_index=True)
+        return numbers[np.sort(first)]
+
+    def _only_mentioned(self) -> ExampleBatch:
+        """The same examples without the items that none of them mentions."""
+        mentioned = self.mentioned()
+        place = np.full(len(self.keys) + 1, -1, np.int32)  # the last one stands for "no item"
+        place[mentioned] = np.arange(len(mentioned), dtype=np.int32)
+        return replace(
+            self,
+            ids=[self.ids[k] for k in mentioned.tolist()],
+            keys=self.keys[mentioned],
+            history=place[self.history],
+            item=place[self.item],
+        )
 
     def to_bytes(self) -> bytes:
         """The batch as one checksummed message."""

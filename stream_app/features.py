@@ -91,6 +91,21 @@ def field_names(item_fields: list[str], user_fields: list[str]) -> dict[int, str
 
 
 @nb.njit(cache=True, nogil=True)
+def _count_tokens(history, item_tokens, scratch):  # type: ignore[no-untyped-def]
+    """Count in how many items of the history each token stands, their own tokens left out."""
+    token_mark, token_count, epoch = scratch.token_mark, scratch.token_count, scratch.epoch[0]
+    for x in range(len(history)):
+        for t in range(1, ITEM_TOKENS):
+            key = item_tokens[history[x], t]
+            if key < 0:
+                break
+            if token_mark[key] != epoch:
+                token_mark[key] = epoch
+                token_count[key] = 0.0
+            token_count[key] += 1.0
+
+
+@nb.njit(cache=True, nogil=True)
 def describe(candidates, history, item_tokens, stats, step, scratch, out):  # type: ignore[no-untyped-def]
     """Write the raw numbers of candidates into `out`.
 
@@ -99,7 +114,7 @@ def describe(candidates, history, item_tokens, stats, step, scratch, out):  # ty
     candidates
         Item numbers, int32 (c,); their totals must be in `scratch`.
     history
-        The user's items, the most recent last, int32 (h,).
+        The user's items, the most recent last, int32 (h,); the same for all calls between two `start_user`.
     item_tokens
         Token numbers, int32 (n, ITEM_TOKENS).
     stats
@@ -110,22 +125,12 @@ def describe(candidates, history, item_tokens, stats, step, scratch, out):  # ty
         float32 (c, N_NUMBERS).
     """
     h, epoch = min(len(history), WINDOW), scratch.epoch[0]
-    total, support, token_mark, token_count = (
-        scratch.total,
-        scratch.support,
-        scratch.token_mark,
-        scratch.token_count,
-    )
+    total, support = scratch.total, scratch.support
+    token_mark, token_count = scratch.token_mark, scratch.token_count
     count, first, last, trend, by_length = stats.count, stats.first, stats.last, stats.trend, stats.by_length
-    for x in range(len(history) - h, len(history)):
-        for t in range(1, ITEM_TOKENS):
-            key = item_tokens[history[x], t]
-            if key < 0:
-                break
-            if token_mark[key] != epoch:
-                token_mark[key] = epoch
-                token_count[key] = 0.0
-            token_count[key] += 1.0
+    if scratch.counted[0] != epoch:  # once per user, however often candidates are described
+        scratch.counted[0] = epoch
+        _count_tokens(history[len(history) - h :], item_tokens, scratch)
     bucket = length_bucket(len(history))
     for c in range(len(candidates)):
         i = candidates[c]

@@ -170,7 +170,7 @@ class ItemIndex:
         tokens: NDArray[np.uint64],
         servable: NDArray[np.uint8],
     ) -> None:
-        """Take over the items of a checkpoint, their tokens as `token_keys` gave them; only an empty index can."""
+        """Take over the items of a checkpoint into an empty index, their tokens as `token_keys` gave them."""
         for i, key in enumerate(keys.tolist()):
             self._append(key)
             known = [self._number_of_token(token) for token in tokens[i].tolist() if token]

@@ -15,7 +15,7 @@ import numpy as np
 from mode import Service
 from numpy.typing import NDArray
 
-from pruning import Guard, GuardDecision, Int8, Ledger, PruningAgent, PruningError, SaliencyPruner
+from pruning import GuardDecision, Ledger, PruningError
 from stream_app.checkpoints import StateDir
 from stream_app.config import Settings
 from stream_app.errors import EventError, RecsError, ReleaseError, StoreError
@@ -24,6 +24,7 @@ from stream_app.examples import ExampleBatch
 from stream_app.failpoints import failpoint
 from stream_app.learning import Learner, ranker_step
 from stream_app.model import FTRLClassifier
+from stream_app.online import default_agent
 from stream_app.records import iso_time
 from stream_app.releasing import Published, ReleaseCycle
 from stream_app.retrieval import HALF_LIVES
@@ -69,10 +70,19 @@ class LearnerService(Service):
 
     def _make_cycle(self) -> ReleaseCycle:
         s = self.settings
-        guard = Guard(tolerance=s.guard_tolerance, min_samples=s.guard_samples, min_overlap=s.guard_overlap)
-        agent = PruningAgent(SaliencyPruner(s.prune_amount), Int8(), guard, Ledger(self.files.ledger))
+        agent = default_agent(
+            Ledger(self.files.ledger),
+            tolerance=s.guard_tolerance,
+            samples=s.guard_samples,
+            overlap=s.guard_overlap,
+        )
         return ReleaseCycle(
-            self.learner, agent, width=s.neighbours, interval=s.prune_interval, first=s.prune_first
+            self.learner,
+            agent,
+            amount=s.prune_amount,
+            width=s.neighbours,
+            interval=s.prune_interval,
+            first=s.prune_first,
         )
 
     async def on_start(self) -> None:
@@ -296,14 +306,16 @@ class LearnerService(Service):
         self.cycle = self._make_cycle()
         self._places = dict(extra["places"])  # type: ignore[call-overload]
         self._saved_step = self.learner.step
+        releases = []
         for name in ("active", "previous"):
-            version = extra[name]
-            if version is None:
-                continue
             try:
-                self.cycle.restore(name, *self.files.load_release(str(version)))
+                if extra[name] is not None:
+                    releases.append(self.files.load_release(str(extra[name])))
             except ReleaseError as error:
                 self.log.error("%s; the next release replaces it", error)
+                break
+        if releases:
+            self.cycle.restore(*releases)
         self.log.info("going on after %d examples", self.learner.step)
 
     def _now(self) -> str:

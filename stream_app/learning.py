@@ -8,6 +8,7 @@ whose feature difference has the label True, or, with the sign turned, False. Th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -22,13 +23,14 @@ from pruning.errors import PruningError
 from stream_app.errors import CheckpointError
 from stream_app.examples import ExampleBatch
 from stream_app.features import MOST_PER_PAIR, N_NUMBERS, NUMBER_TOKENS, encode_pair
-from stream_app.item_index import ItemIndex
+from stream_app.item_index import UNKNOWN, ItemIndex
 from stream_app.model import FTRLClassifier
 from stream_app.release import Overlay, Tables
 from stream_app.retrieval import (
     HALF_LIVES,
     CoVisits,
     ItemStats,
+    compacted,
     export_rows,
     grow_covisits,
     grow_stats,
@@ -69,7 +71,8 @@ class Moments:
 
     def scaling(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean and 1 / standard deviation, float32 (N_NUMBERS,); 0 and 1 until enough was seen."""
-        return _scaling(self.n, self.mean, self.m2)
+        mean, inv_std = _scaling(self.n, self.mean, self.m2)
+        return mean, inv_std
 
 
 @nb.njit(cache=True, nogil=True)
@@ -81,8 +84,8 @@ def _scaling(n, mean, m2):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True)
 def _learn_chunk(  # type: ignore[no-untyped-def]
-    graph, stats, item_tokens, vocabulary, n, mean, m2, number_tokens, step, history, length, gap, weight, users, item,
-    count, numbers, keys, values, indptr, labels, pair_weight,
+    graph, stats, item_tokens, vocabulary, n, mean, m2, number_tokens, step, history, length, gap, weight,
+    users, item, count, numbers, keys, values, indptr, labels, pair_weight,
 ):  # fmt: skip
     """Count and link a chunk of examples and write out their pairs; returns how many pairs."""
     pairs = 0
@@ -98,8 +101,9 @@ def _learn_chunk(  # type: ignore[no-untyped-def]
             for k in range(1, m + 1):
                 a, b = (0, k) if (step + e + k) % 2 == 0 else (k, 0)
                 indptr[pairs + 1] = encode_pair(
-                    numbers[e, a], numbers[e, b], item_tokens[item[e, a]], item_tokens[item[e, b]], vocabulary,
-                    users[e], bucket, gap[e], shift, inv_std, number_tokens, keys, values, indptr[pairs],
+                    numbers[e, a], numbers[e, b], item_tokens[item[e, a]], item_tokens[item[e, b]],
+                    vocabulary, users[e], bucket, gap[e], shift, inv_std, number_tokens,
+                    keys, values, indptr[pairs],
                 )  # fmt: skip
                 labels[pairs] = np.float32(1.0 if a == 0 else 0.0)
                 pair_weight[pairs] = amount / np.float32(m)
@@ -152,10 +156,7 @@ class Learner:
         batch = batch.rows(batch.offsets > self.high_water.get(batch.partition, -1))
         if not len(batch):
             return 0
-        for item_id in batch.ids:
-            if item_id:
-                self.items.number(item_id)
-        local = self.items.numbers_of_keys(batch.keys)
+        local = self._numbers(batch)
         self.make_room()
         history = np.where(batch.history >= 0, local[batch.history], -1).astype(np.int32)
         item = np.where(batch.item >= 0, local[batch.item], -1).astype(np.int32)
@@ -164,6 +165,20 @@ class Learner:
         self.high_water[batch.partition] = int(batch.offsets[-1])
         return len(batch)
 
+    def _numbers(self, batch: ExampleBatch) -> NDArray[np.int32]:
+        """The numbers of the batch's items, (k,), −1 for those that no example mentions.
+
+        New items are numbered in the order in which the examples mention them, so that the state does not
+        depend on how the examples were cut into batches.
+        """
+        mentioned = batch.mentioned()
+        local = np.full(len(batch.keys), -1, np.int32)
+        local[mentioned] = self.items.numbers_of_keys(batch.keys[mentioned])
+        for k in mentioned.tolist():
+            if batch.ids[k]:
+                self.items.number(batch.ids[k])
+        return local
+
     def _learn_chunk(
         self, batch: ExampleBatch, history: NDArray[np.int32], item: NDArray[np.int32], part: slice
     ) -> None:
@@ -171,10 +186,10 @@ class Learner:
         self.graph = grow_covisits(self.graph, self.items.capacity, e)
         room = self._room.of(int(np.maximum(batch.count[part] - 1, 0).sum()))
         pairs = _learn_chunk(
-            self.graph, self.stats, self.items.tokens, self.items.vocabulary, self.moments.n, self.moments.mean, self.moments.m2,
+            self.graph, self.stats, self.items.tokens, self.items.vocabulary, *vars(self.moments).values(),
             NUMBER_TOKENS, self.step, history[part], batch.length[part], batch.gap[part], batch.weight[part],
-            batch.users[part], item[part], batch.count[part], batch.numbers[part], room.keys, room.values,
-            room.indptr, room.labels, room.weight,
+            batch.users[part], item[part], batch.count[part], batch.numbers[part],
+            room.keys, room.values, room.indptr, room.labels, room.weight,
         )  # fmt: skip
         self.step += e
         if pairs:
@@ -205,10 +220,15 @@ class Learner:
     def trends(self, numbers: NDArray[np.int32]) -> NDArray[np.float64]:
         """The two trends of items as of now, (n, 2)."""
         gap = self.step - self.stats.last[numbers]
-        return self.stats.trend[numbers] * 2.0 ** (-gap[:, None] / np.array(HALF_LIVES))
+        now: NDArray[np.float64] = self.stats.trend[numbers] * 2.0 ** (-gap[:, None] / np.array(HALF_LIVES))
+        return now
 
     def tables(self, rows: NDArray[np.int32], width: int) -> Tables:
-        """The served tables of some items, int32 (r,), with `width` neighbours each."""
+        """The served tables of some items, int32 (r,), with `width` neighbours each.
+
+        Items that may not be shown travel as keys only. A reader who was not told why (the deletion is long
+        compacted away) does not show them either.
+        """
         self.make_room()
         near = new_neighbours(len(rows), width)
         export_rows(self.graph, self.stats, rows, near)
@@ -219,7 +239,7 @@ class Learner:
         mean, inv_std = self.moments.scaling()
         return Tables(
             step=self.step,
-            ids=[self.items.ids[i] for i in mentioned],
+            ids=[self.items.ids[i] if self.items.servable[i] else UNKNOWN for i in mentioned],
             keys=self.items.keys[mentioned],
             rows=place[rows],
             count=self.stats.count[rows],
@@ -273,13 +293,15 @@ class Learner:
         """
         if not isinstance(self.ranker, FTRLClassifier):
             raise CheckpointError(
-                f"{type(self.ranker).__name__} cannot be saved; use the default ranker or rebuild from examples"
+                f"{type(self.ranker).__name__} cannot be saved: use the default ranker or learn again"
             )
-        n, end = len(self.items), int(self.graph.end[0])
-        graph = {f"graph_{k}": v for k, v in self.graph._asdict().items()}
-        graph |= {k: graph[k][:n] for k in ("graph_start", "graph_length", "graph_capacity", "graph_touched")}
-        graph |= {k: graph[k][:end] for k in ("graph_item", "graph_weight")}
-        arrays = graph | {f"stats_{k}": v[:n] for k, v in self.stats._asdict().items()}
+        self.make_room()
+        n = len(self.items)
+        by_item = ("start", "length", "capacity", "touched")
+        arrays: dict[str, NDArray[Any]] = {
+            f"graph_{k}": v[:n] if k in by_item else v for k, v in compacted(self.graph)._asdict().items()
+        }
+        arrays |= {f"stats_{k}": v[:n] for k, v in self.stats._asdict().items()}
         arrays |= {f"moments_{k}": v for k, v in vars(self.moments).items()}
         arrays |= {
             "item_keys": self.items.keys[:n], "item_tokens": self.items.token_keys(),
@@ -312,7 +334,7 @@ class Learner:
         learner.moments = Moments(**{k: arrays[f"moments_{k}"].copy() for k in ("n", "mean", "m2")})
         learner.step = meta["step"]
         learner.high_water = {int(p): int(o) for p, o in meta["high_water"]}
-        learner._grow()
+        learner.make_room()
         return learner, meta["extra"]
 
 
@@ -361,8 +383,12 @@ def learn_pairs(
     if isinstance(ranker, EncodedClassifier):
         ranker.learn_many_encoded(keys, values, indptr, labels, weight)
         return
-    for x, y in river_pairs(keys, values, indptr, labels):
-        ranker.learn_one(x, y)
+    weighted = "w" in inspect.signature(ranker.learn_one).parameters
+    for (x, y), w in zip(river_pairs(keys, values, indptr, labels), weight.tolist(), strict=True):
+        if weighted:
+            ranker.learn_one(x, y, w=w)
+        else:
+            ranker.learn_one(x, y)
 
 
 def river_pairs(
@@ -373,8 +399,8 @@ def river_pairs(
 ) -> Iterable[tuple[dict[int, float], bool]]:
     """Encoded pairs as River's feature dicts.
 
-    >>> pairs = river_pairs(np.array([5, 7], np.uint64), np.array([1, .5], np.float32), np.array([0, 2]), np.ones(1))
-    >>> list(pairs)
+    >>> keys, values = np.array([5, 7], np.uint64), np.array([1, 0.5], np.float32)
+    >>> list(river_pairs(keys, values, np.array([0, 2]), np.ones(1)))
     [({5: 1.0, 7: 0.5}, True)]
     """
     names, numbers = keys.tolist(), values.tolist()

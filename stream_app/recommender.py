@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.candidates import clear_item
 from stream_app.events import DEFAULT_WEIGHTS, Event, Item, Tombstone, User, feedback
 from stream_app.examples import ExampleBatch
 from stream_app.features import N_NUMBERS, describe
@@ -113,12 +114,10 @@ class Recommender:
     def observe_item(self, item: Item | Tombstone) -> bool:
         """Take over an item's description; returns whether the item may be shown no longer."""
         if isinstance(item, Tombstone):
-            number = self.items.number(item.id)
-            was, self.items.servable[number] = bool(self.items.servable[number]), 0
-            self.model.touch()
+            was = self._is_servable(item.id)
+            self.items.servable[self.items.number(item.id)] = 0
             return was
-        number = self.items.find(item.item_id)
-        was = number is not None and bool(self.items.servable[number])
+        was = self._is_servable(item.item_id)
         self.items.describe(
             item.item_id,
             price=item.price,
@@ -128,6 +127,10 @@ class Recommender:
         )
         self.model.touch()
         return was and not item.is_available
+
+    def _is_servable(self, item_id: str) -> bool:
+        number = self.items.find(item_id)
+        return number is not None and bool(self.items.servable[number])
 
     def observe_user(self, user: User | Tombstone) -> None:
         """Take over a user's description; a tombstone forgets the user."""
@@ -139,7 +142,7 @@ class Recommender:
     # Events
 
     def missing(self, events: Iterable[Event]) -> list[str]:
-        """Users of these events whose state is not in memory, once each; the others will not be evicted first."""
+        """Users of these events whose state is not in memory, once each; the others are not evicted first."""
         wanted = dict.fromkeys(e.user_id for e in events)
         missing = [user_id for user_id in wanted if user_id not in self.users]
         for user_id in wanted:
@@ -186,8 +189,7 @@ class Recommender:
         places: list[int],
     ) -> Logged:  # fmt: skip
         log = new_log(len(rows))
-        seeds = (np.array(places, np.uint64) << np.uint64(16)) ^ np.uint64(partition)
-        seeds ^= np.arange(len(places), dtype=np.uint64) if len(set(places)) < len(places) else np.uint64(0)
+        seeds = _seeds(partition, np.array(places, np.int64))
         view = self.model.view
         observe(
             view, self.users.users, np.array(rows, np.int32), np.array(items, np.int32),
@@ -262,6 +264,7 @@ class Recommender:
         row = self.users.row(user_id)
         history = users.items[row, : users.length[row]]
         candidates_of(view, history, history, MOST_CANDIDATES, scratch)
+        clear_item(scratch, number)
         best, because = 0.0, None
         for j in history[::-1][:WINDOW]:
             near = view.neighbours
@@ -280,3 +283,18 @@ class Recommender:
         else:
             text = "trending now" if parts["moves"] >= parts["taste"] else "fits your taste"
         return Reason(text, because, parts)
+
+
+def _seeds(partition: int, offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A seed per item of an event, uint64 (n,): the same however the events are cut into batches.
+
+    >>> _seeds(3, np.array([7, 7, 9])).tolist() == [*_seeds(3, np.array([7, 7])), *_seeds(3, np.array([9]))]
+    True
+    """
+    first = np.searchsorted(offsets, offsets)  # offsets do not fall
+    which = np.arange(len(offsets)) - first  # of the items of one event
+    return (
+        (offsets.astype(np.uint64) << np.uint64(16))
+        ^ np.uint64(partition)
+        ^ (which.astype(np.uint64) << np.uint64(48))
+    )

@@ -127,8 +127,8 @@ class Overlay:
 
     def to_bytes(self) -> bytes:
         """The overlay as checksummed bytes."""
-        weights = {"weights_keys": self.weights_keys, "weights": self.weights}
-        return seal(_OVERLAY, _FORMAT, self.tables._meta(), self.tables._arrays() | weights)
+        arrays = self.tables._arrays() | {"weights_keys": self.weights_keys, "weights": self.weights}
+        return seal(_OVERLAY, _FORMAT, self.tables._meta(), arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Overlay:

@@ -50,7 +50,7 @@ class CoVisits(NamedTuple):
 class ItemStats(NamedTuple):
     """Counters per item; trends are stored as of the item's last step."""
 
-    count: NDArray[np.float32]  # (n,) feedback, in views
+    count: NDArray[np.float32]  # type: ignore[assignment]  # (n,) feedback, in views
     discount: NDArray[np.float32]  # (n,) (1 + count)^−TARGET_POWER, what popular neighbours are divided by
     first: NDArray[np.int64]  # (n,) step of the first event, −1 before it
     last: NDArray[np.int64]  # (n,) step of the latest event, −1 before it
@@ -133,22 +133,31 @@ def grow_covisits(graph: CoVisits, n: int, events: int) -> CoVisits:
     )
     if graph.end[0] + spare <= len(graph.item):
         return graph
-    item, weight, start, end = _compact(graph)
-    size = len(graph.item)
+    end = int(graph.capacity.sum(dtype=np.int64))
+    size = max(len(graph.item), 1)
     while size < 2 * end + spare:
         size *= 2
-    out_item, out_weight = np.zeros(size, np.int32), np.zeros(size, np.float32)
-    out_item[:end], out_weight[:end] = item, weight
-    return graph._replace(item=out_item, weight=out_weight, start=start, end=np.array([end], np.int64))
+    return compacted(graph, size)
 
 
-def _compact(graph: CoVisits) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64], int]:
-    """The arena without the places that rows left behind when they grew."""
-    end = int(graph.capacity.sum())
-    item, weight = np.zeros(end, np.int32), np.zeros(end, np.float32)
-    start = np.concatenate(([0], np.cumsum(graph.capacity, dtype=np.int64)))[:-1]
+def compacted(graph: CoVisits, size: int | None = None) -> CoVisits:
+    """A copy of the graph, its rows one after the other, in an arena of `size` places or of just enough.
+
+    What rows left behind when they grew is gone, so graphs with equal rows have equal arrays.
+    """
+    end = int(graph.capacity.sum(dtype=np.int64))
+    item, weight = np.zeros(size or end, np.int32), np.zeros(size or end, np.float32)
+    start = np.cumsum(graph.capacity, dtype=np.int64) - graph.capacity
     _copy_rows(graph, item, weight, start)
-    return item, weight, start, end
+    return CoVisits(
+        item=item,
+        weight=weight,
+        start=start,
+        length=graph.length.copy(),
+        capacity=graph.capacity.copy(),
+        end=np.array([end], np.int64),
+        touched=graph.touched.copy(),
+    )
 
 
 @nb.njit(cache=True, nogil=True)

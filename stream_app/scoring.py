@@ -17,7 +17,6 @@ from pruning.artefact import KernelArgs, lookup_one
 from stream_app.candidates import gather_learned, gather_served, select, start_user
 from stream_app.features import (
     CLIP,
-    LENGTH_BUCKETS,
     MOVES,
     N_NUMBERS,
     NUMBERS,
@@ -27,7 +26,7 @@ from stream_app.features import (
     standardised,
 )
 from stream_app.item_index import ITEM_TOKENS, USER_TOKENS
-from stream_app.retrieval import WINDOW, CoVisits, ItemStats, Neighbours, length_bucket
+from stream_app.retrieval import LENGTH_BUCKETS, WINDOW, CoVisits, ItemStats, Neighbours, length_bucket
 
 MOST_CANDIDATES = 100  # found through the history; the pool comes on top
 NEGATIVES = 10  # other candidates that an example carries beside the chosen item
@@ -78,7 +77,7 @@ class Logged(NamedTuple):
     gap: NDArray[np.uint8]  # (e,) bucket of the time since the user's last event
     weight: NDArray[np.float32]  # (e,) new feedback, 0: nothing to learn
     item: NDArray[np.int32]  # (e, 1 + NEGATIVES) the chosen item, then others
-    count: NDArray[np.int32]  # (e,) filled places of `item`; 1 when the choice was no candidate
+    count: NDArray[np.int32]  # type: ignore[assignment]  # (e,) filled places; 1: the choice was no candidate
     numbers: NDArray[np.float32]  # (e, 1 + NEGATIVES, N_NUMBERS)
 
 
@@ -179,13 +178,8 @@ def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: igno
         The user's tokens, uint64 (USER_TOKENS,).
     """
     w, epoch = view.weights, scratch.epoch[0]
-    mean, inv_std, of_item, item_tokens, vocabulary = (
-        w.mean,
-        w.inv_std,
-        w.item,
-        view.item_tokens,
-        view.vocabulary,
-    )
+    mean, inv_std, of_item = w.mean, w.inv_std, w.item
+    item_tokens, vocabulary = view.item_tokens, view.vocabulary
     cross_mark, cross = scratch.cross_mark, scratch.cross
     number = np.empty(N_NUMBERS, np.float32)
     for f in range(N_NUMBERS):
@@ -302,8 +296,6 @@ def observe(view, users, rows, items, times_ms, weights, seeds, scratch, log):  
     seeds
         uint64 (e,): which negatives are drawn is a function of the event, so a replay draws the same.
     """
-    raw = np.empty((MOST_CANDIDATES + len(view.pool) + 1, N_NUMBERS), np.float32)
-    one = np.empty(1, np.int32)
     for e in range(len(rows)):
         u, i, n = rows[e], items[e], users.length[rows[e]]
         history = users.items[u, :n]

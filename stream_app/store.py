@@ -24,10 +24,11 @@ from stream_app.recommender import Offered
 from stream_app.records import iso_time
 
 _DAY_S = 86_400
+_REPLACED_TTL_S = 3_600
+_MODEL_PARTS = ("overlay", "release", "meta")
 _encode = msgspec.json.Encoder().encode
-_SAFE = (
-    "@+=,/!$&'();|~-._"  # of an id in a key; neither braces nor colons, globs, spaces or control characters
-)
+# What stays of an id in a key: no braces, colons, globs, spaces or control characters.
+_SAFE = "@+=,/!$&'();|~-._"
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -132,8 +133,11 @@ class Store:
                 socket_connect_timeout=min(5.0, timeout_s),
                 retry=Retry(NoBackoff(), 0),  # the caller decides about trying again
             )
-        except ValueError as error:
-            raise ConfigError(f"RECS_REDIS_URL: {error}") from error
+        except ValueError:  # whose text may quote a piece of the password: it is not passed on
+            raise ConfigError(
+                "RECS_REDIS_URL is no address of a Redis; expected redis://user:password@host:port/0, "
+                "rediss:// or unix://, with special characters of the password percent-encoded"
+            ) from None
         arguments = self._redis.connection_pool.connection_kwargs
         self._where = f"{arguments.get('host', arguments.get('path', 'Redis'))}:{arguments.get('port', '')}"
 
@@ -151,7 +155,8 @@ class Store:
         """The packed states of users, None for new ones."""
         if not user_ids:
             return []
-        return await self._ask(self._redis.mget([self.keys.state(user_id) for user_id in user_ids]))
+        states: list[bytes | None] = await self._ask(self._redis.mget([*map(self.keys.state, user_ids)]))
+        return states
 
     async def write(self, lists: Iterable[tuple[str, bytes]], states: Iterable[tuple[str, bytes]]) -> None:
         """Write users' lists, then their states, in one round trip.
@@ -209,9 +214,16 @@ class Store:
     async def publish_release(
         self, version: str, release: bytes, meta: dict[str, Any], overlay: bytes
     ) -> None:
-        """Put a release and its first overlay in place, then point to it: one transaction."""
+        """Put a release and its first overlay in place, then point to it: one transaction.
+
+        The release that it replaces stays for an hour, for workers that are just reading it.
+        """
+        replaced = await self.current_version()
         pipe = self._redis.pipeline(transaction=True)
         overlays = self.keys.model(version, "overlay")
+        if replaced not in (None, version):
+            for part in _MODEL_PARTS:
+                pipe.expire(self.keys.model(str(replaced), part), _REPLACED_TTL_S)
         pipe.set(self.keys.model(version, "release"), release, ex=self._list_ttl)
         pipe.set(self.keys.model(version, "meta"), _encode(meta), ex=self._list_ttl)
         pipe.unlink(overlays)
@@ -227,20 +239,23 @@ class Store:
         """
         pipe = self._redis.pipeline(transaction=True)
         overlays = self.keys.model(version, "overlay")
-        pipe.rpushx(overlays, overlay)
-        for key in (overlays, *(self.keys.model(version, part) for part in ("release", "meta"))):
-            pipe.expire(key, self._list_ttl)
+        pipe.rpushx(overlays, overlay)  # type: ignore[arg-type]  # bytes are as good as text
+        for part in _MODEL_PARTS:
+            pipe.expire(self.keys.model(version, part), self._list_ttl)
         pipe.expire(self.keys.model("current"), self._list_ttl)
         answers = await self._ask(pipe.execute())
         return int(answers[0]) if all(answers[1:]) else 0
 
     async def read_release(self, version: str) -> bytes | None:
         """The bytes of a release, None when it is gone."""
-        return await self._ask(self._redis.get(self.keys.model(version, "release")))
+        data: bytes | None = await self._ask(self._redis.get(self.keys.model(version, "release")))
+        return data
 
     async def read_overlays(self, version: str, start: int) -> list[bytes]:
         """The overlays over a release from number `start` on, in order."""
-        return await self._ask(self._redis.lrange(self.keys.model(version, "overlay"), start, -1))
+        key = self.keys.model(version, "overlay")
+        overlays: list[bytes] = await self._ask(self._redis.lrange(key, start, -1))
+        return overlays
 
     async def read_meta(self, version: str) -> dict[str, Any] | None:
         """What is known of a release, None when it is gone."""
@@ -252,9 +267,7 @@ class Store:
             return await answer
         except (RedisError, OSError, ssl.SSLError) as error:
             text = str(error)
-            hint = (
-                "free memory or raise maxmemory"
-                if "OOM" in text
-                else "is it running, and is RECS_REDIS_URL right?"
-            )
+            hint = "is it running, and is RECS_REDIS_URL right?"
+            if "OOM" in text:
+                hint = "free memory or raise maxmemory"
             raise StoreError(f"Redis at {self._where}: {text or type(error).__name__}; {hint}") from error

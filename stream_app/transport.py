@@ -122,6 +122,8 @@ class EventSource:
         topic: str,
         group: str,
         *,
+        instance: str = "",
+        session_timeout_s: float = 30.0,
         on_revoked: Callable[[set[int]], Awaitable[None]] | None = None,
     ) -> None:
         self._connection = connection
@@ -129,11 +131,13 @@ class EventSource:
         self._consumer = aiokafka.AIOKafkaConsumer(
             **connection.arguments(),
             group_id=group,
+            group_instance_id=instance or None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             max_partition_fetch_bytes=4 << 20,
-            session_timeout_ms=30_000,
+            session_timeout_ms=int(session_timeout_s * 1000),
+            heartbeat_interval_ms=int(session_timeout_s * 1000 / 10),
             max_poll_interval_ms=300_000,
         )
         self._on_revoked = on_revoked

@@ -103,7 +103,9 @@ class UserTable:
             If the state cannot be read; the user is then not in memory.
         """
         partition, offset, last_ms, keys, best = _unpack(user_id, state)
-        row = self._take_row()
+        row = self._rows.pop(user_id, -1)  # who is in memory already is loaded again in place
+        if row < 0:
+            row = self._take_row()
         self._rows[user_id] = row
         n = min(len(keys), self.max_items)
         users = self.users
@@ -125,8 +127,8 @@ class UserTable:
 
     def offered(self, numbers: NDArray[np.int32]) -> list[str]:
         """Users in memory who were offered one of these items."""
-        holds = np.isin(self.lists, numbers).any(axis=1)
-        return [u for u, row in self._rows.items() if row < len(holds) and holds[row]]
+        holding = set(np.flatnonzero(np.isin(self.lists, numbers).any(axis=1)).tolist())
+        return [u for u, row in self._rows.items() if row in holding]
 
     def pack(self, user_id: str) -> bytes:
         """The state of a user in memory as bytes."""

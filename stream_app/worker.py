@@ -93,7 +93,12 @@ class Worker(Service):
         connection = Connection.of(settings)
         self._connection = connection
         self._source = EventSource(
-            connection, settings.events_topic, settings.group, on_revoked=self._leave_partitions
+            connection,
+            settings.events_topic,
+            settings.group,
+            instance=settings.instance,
+            session_timeout_s=settings.session_timeout_s,
+            on_revoked=self._leave_partitions,
         )
         self._items = LogReader(connection, settings.items_topic)
         self._users = LogReader(connection, settings.users_topic)
