@@ -199,7 +199,7 @@ def test_an_item_is_never_its_own_neighbour() -> None:
 def test_served_rows_are_the_best_scored_and_within_half_a_level(
     learned: tuple[CoVisits, ItemStats, Oracle],
 ) -> None:
-    """Served scores are within half a scale of the formula's, in falling order; none that is left is better."""
+    """Served scores are within half a scale of the formula's, in falling order; none left is better."""
     graph, stats, oracle = learned
     items = np.array([0, 1, 5, 40, 300, 899], np.int32)
     out = new_neighbours(len(items), 100)

@@ -28,7 +28,7 @@ def fill(t: UserTable, user_id: str, items: list[str], offset: int = 5) -> None:
 
 
 def test_a_packed_state_comes_back_in_any_table() -> None:
-    """Items, feedback, clock, offset and partition survive, whatever numbers the other process gives to items."""
+    """Items, feedback, clock, offset and partition survive, whatever numbers the other process gives."""
     mine, other = table(), table()
     fill(mine, "u1", ["a", "b", "c"], offset=2**40)
     for i in ("z", "c", "a"):
@@ -108,7 +108,8 @@ def test_no_two_users_share_a_row(steps: list[tuple[str, int]]) -> None:
     for what, k in steps:
         user_id = f"u{k}"
         if what == "load":
-            t.partition[t.load(user_id, None)] = k % 3
+            row = t.load(user_id, None)
+            t.partition[row] = k % 3
         elif what == "forget":
             t.forget(user_id)
         elif what == "leave":

@@ -78,7 +78,7 @@ class Ranked:
 
 
 def ranked(seed: int, n: int = 30, *, fresh_share: float = 0.3) -> Ranked:
-    """A view over `n` items with random rows, counters and weights; a part of these is fresher than the release."""
+    """A view over `n` items with random rows, counters and weights, some fresher than the release."""
     rng = np.random.default_rng(seed)
     items = ItemIndex()
     for i in range(n):
