@@ -29,6 +29,7 @@ from stream_app.retrieval import (
     HALF_LIVES,
     CoVisits,
     ItemStats,
+    compacted,
     export_rows,
     grow_covisits,
     grow_stats,
@@ -275,8 +276,9 @@ class Learner:
             raise CheckpointError(
                 f"{type(self.ranker).__name__} cannot be saved; use the default ranker or rebuild from examples"
             )
-        n, end = len(self.items), int(self.graph.end[0])
-        graph = {f"graph_{k}": v for k, v in self.graph._asdict().items()}
+        compact = compacted(self.graph)  # where rows lie in the arena is no part of the state
+        n, end = len(self.items), int(compact.end[0])
+        graph = {f"graph_{k}": v for k, v in compact._asdict().items()}
         graph |= {k: graph[k][:n] for k in ("graph_start", "graph_length", "graph_capacity", "graph_touched")}
         graph |= {k: graph[k][:end] for k in ("graph_item", "graph_weight")}
         arrays = graph | {f"stats_{k}": v[:n] for k, v in self.stats._asdict().items()}
@@ -312,7 +314,7 @@ class Learner:
         learner.moments = Moments(**{k: arrays[f"moments_{k}"].copy() for k in ("n", "mean", "m2")})
         learner.step = meta["step"]
         learner.high_water = {int(p): int(o) for p, o in meta["high_water"]}
-        learner._grow()
+        learner.make_room()
         return learner, meta["extra"]
 
 

@@ -133,22 +133,22 @@ def grow_covisits(graph: CoVisits, n: int, events: int) -> CoVisits:
     )
     if graph.end[0] + spare <= len(graph.item):
         return graph
-    item, weight, start, end = _compact(graph)
-    size = len(graph.item)
+    compact = compacted(graph)
+    end, size = int(compact.end[0]), len(graph.item)
     while size < 2 * end + spare:
         size *= 2
     out_item, out_weight = np.zeros(size, np.int32), np.zeros(size, np.float32)
-    out_item[:end], out_weight[:end] = item, weight
-    return graph._replace(item=out_item, weight=out_weight, start=start, end=np.array([end], np.int64))
+    out_item[:end], out_weight[:end] = compact.item, compact.weight
+    return compact._replace(item=out_item, weight=out_weight)
 
 
-def _compact(graph: CoVisits) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64], int]:
-    """The arena without the places that rows left behind when they grew."""
+def compacted(graph: CoVisits) -> CoVisits:
+    """The graph without the places that rows left behind when they grew; equal graphs become equal arrays."""
     end = int(graph.capacity.sum())
     item, weight = np.zeros(end, np.int32), np.zeros(end, np.float32)
     start = np.concatenate(([0], np.cumsum(graph.capacity, dtype=np.int64)))[:-1]
     _copy_rows(graph, item, weight, start)
-    return item, weight, start, end
+    return graph._replace(item=item, weight=weight, start=start, end=np.array([end], np.int64))
 
 
 @nb.njit(cache=True, nogil=True)
