@@ -11,6 +11,7 @@ offset), and the learner learns them once.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from mode import Service
 
 from stream_app.config import Settings
 from stream_app.dead_letters import Rejected
-from stream_app.errors import EventError, RecsError, ReleaseError, StoreError
+from stream_app.errors import EventError, RecsError, ReleaseError, StoreError, TransportError
 from stream_app.events import DecodePolicy, Event, Tombstone, decode_event, decode_item, decode_user
 from stream_app.failpoints import failpoint
 from stream_app.recommender import Outcome, Recommender
@@ -107,6 +108,7 @@ class Worker(Service):
         self._batch = asyncio.Lock()  # held while a batch is under way
         self._done: dict[int, int] = {}  # partition → next offset to commit
         self._overlays = 0  # overlays applied over the release
+        self._publication: bytes | None = None  # the list of overlays that they come from
         self._examples_partitions = 1
         self._last_commit = self._last_sync = 0.0
         self.ready = False
@@ -168,6 +170,11 @@ class Worker(Service):
             if self._done and time.monotonic() - self._last_commit >= COMMIT_S:
                 await self._commit()
             return handled
+
+    async def erase(self, user_id: str) -> None:
+        """Erase a user everywhere: the tombstone reaches all workers, this one included."""
+        async with self._batch:
+            await self._sender.send([(self.settings.users_topic, user_id.encode(), None, None)])
 
     # One batch
 
@@ -236,12 +243,19 @@ class Worker(Service):
         await self.store.write(lists, outcome.states)
 
     async def _commit(self) -> None:
+        """Commit what is done. A failure costs nothing: whoever reads the events again skips them."""
         done, self._done = self._done, {}
         self._last_commit = time.monotonic()
-        await self._source.commit(done)
+        try:
+            await self._source.commit(done)
+        except TransportError as error:
+            self.log.warning("%s; the next commit makes up for it", error)
+            self._done = done | self._done
 
     async def _leave_partitions(self, partitions: set[int]) -> None:
         """Another worker takes over: finish, commit, and forget the users of these partitions."""
+        if self.should_stop:  # `on_stop` holds the lock, and waits for this
+            return
         async with self._batch:
             await self._commit()
             self.recommender.users.forget_partitions(partitions)
@@ -267,7 +281,8 @@ class Worker(Service):
                 continue
             self.recommender.observe_user(user)
             if isinstance(user, Tombstone):
-                await self._try(lambda user_id=user.id: self.store.erase_user(user_id), "erasing a user")
+                erase = functools.partial(self.store.erase_user, user.id, r.partition, r.offset)
+                await self._try(erase, "erasing a user")
         if gone:
             await self._withdraw(gone)
 
@@ -291,10 +306,12 @@ class Worker(Service):
                 if data is None:
                     return
                 model.load(await asyncio.to_thread(Release.from_bytes, data), version)
-                self._overlays = 0
+                self._overlays, self._publication = 0, None
                 self.metrics.releases.inc()
                 self.log.info("serving release %s", version)
-            overlays = await self.store.read_overlays(version, self._overlays)
+            found, overlays = await self.store.read_overlays(version, self._overlays, self._publication)
+            if found != self._publication:
+                self._overlays, self._publication = 0, found
             for data in overlays:
                 model.apply(Overlay.from_bytes(data))
                 self._overlays += 1
