@@ -45,7 +45,7 @@ async def explain_list(settings: Settings, store: Store, user_id: str) -> tuple[
     states = await store.load_states([user_id])
     if version is not None and data is not None:
         recommender.model.load(Release.from_bytes(data), version)
-        for overlay in await store.read_overlays(version, 0):
+        for overlay in (await store.read_overlays(version))[1]:
             recommender.model.apply(Overlay.from_bytes(overlay))
     recommender.users.load(user_id, states[0])
     return [

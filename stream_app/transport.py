@@ -166,11 +166,21 @@ class EventSource:
         await _stop(self._consumer)
 
     async def poll(self, most: int, wait_s: float) -> dict[int, list[Message]]:
-        """Up to `most` messages by partition, in offset order; waits `wait_s` for the first."""
-        batches = await self._connection.ask(
-            self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=most),
-            f"reading topic {self._topic}",
-        )
+        """Up to `most` messages by partition, in offset order; waits `wait_s` for the first.
+
+        During a rebalance there are none. The client would wait for its end, but the rebalance waits in turn
+        for `on_revoked`, which may wait for the caller.
+        """
+
+        async def get() -> dict[TopicPartition, list[Message]]:
+            try:
+                return await asyncio.wait_for(
+                    self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=most), wait_s + 0.4
+                )
+            except TimeoutError:
+                return {}
+
+        batches = await self._connection.ask(get(), f"reading topic {self._topic}")
         return {p.partition: records for p, records in batches.items() if records}
 
     async def commit(self, offsets: Mapping[int, int]) -> None:

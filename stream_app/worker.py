@@ -20,7 +20,7 @@ from mode import Service
 
 from stream_app.config import Settings
 from stream_app.dead_letters import Rejected
-from stream_app.errors import EventError, RecsError, ReleaseError, StoreError
+from stream_app.errors import EventError, RecsError, ReleaseError, StoreError, TransportError
 from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
 from stream_app.failpoints import failpoint
 from stream_app.recommender import Outcome, Recommender
@@ -108,6 +108,7 @@ class Worker(Service):
         self._batch = asyncio.Lock()  # held while a batch is under way
         self._done: dict[int, int] = {}  # partition → next offset to commit
         self._overlays = 0  # overlays applied over the release
+        self._publication: bytes | None = None  # the list of overlays that they come from
         self._examples_partitions = 1
         self._last_commit = self._last_sync = 0.0
         self.ready = False
@@ -169,6 +170,11 @@ class Worker(Service):
             if self._done and time.monotonic() - self._last_commit >= COMMIT_S:
                 await self._commit()
             return handled
+
+    async def erase(self, user_id: str) -> None:
+        """Erase a user everywhere: the tombstone reaches all workers, this one included."""
+        async with self._batch:
+            await self._sender.send([(self.settings.users_topic, user_id.encode(), None, None)])
 
     # One batch
 
@@ -235,12 +241,19 @@ class Worker(Service):
         await self.store.write(lists, outcome.states)
 
     async def _commit(self) -> None:
+        """Commit what is done. A failure costs nothing: whoever reads the events again skips them."""
         done, self._done = self._done, {}
         self._last_commit = time.monotonic()
-        await self._source.commit(done)
+        try:
+            await self._source.commit(done)
+        except TransportError as error:
+            self.log.warning("%s; the next commit makes up for it", error)
+            self._done = done | self._done
 
     async def _leave_partitions(self, partitions: set[int]) -> None:
         """Another worker takes over: finish, commit, and forget the users of these partitions."""
+        if self.should_stop:  # `on_stop` holds the lock, and waits for this
+            return
         async with self._batch:
             await self._commit()
             self.recommender.users.forget_partitions(partitions)
@@ -266,15 +279,10 @@ class Worker(Service):
                 continue
             self.recommender.observe_user(user)
             if isinstance(user, Tombstone):
-                await self._try(partial(self.store.erase_user, user.id), "erasing a user")
+                erase = partial(self.store.erase_user, user.id, r.partition, r.offset)
+                await self._try(erase, "erasing a user")
         if gone:
             await self._withdraw(gone)
-
-    async def erase(self, user_id: str) -> None:
-        """Forget a user, here and in Redis; called for the operator's command."""
-        async with self._batch:
-            self.recommender.users.forget(user_id)
-            await self._try(partial(self.store.erase_user, user_id), "erasing a user")
 
     async def _withdraw(self, gone: set[str]) -> None:
         """Make the lists again in which an item stands that may no longer be shown."""
@@ -296,10 +304,12 @@ class Worker(Service):
                 if data is None:
                     return
                 model.load(await asyncio.to_thread(Release.from_bytes, data), version)
-                self._overlays = 0
+                self._overlays, self._publication = 0, None
                 self.metrics.releases.inc()
                 self.log.info("serving release %s", version)
-            overlays = await self.store.read_overlays(version, self._overlays)
+            found, overlays = await self.store.read_overlays(version, self._overlays, self._publication)
+            if found != self._publication:
+                self._overlays, self._publication = 0, found
             for data in overlays:
                 model.apply(Overlay.from_bytes(data))
                 self._overlays += 1
