@@ -14,13 +14,14 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
+import numpy as np
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from stream_app.errors import ConfigError, StoreError
-from stream_app.recommender import Offered
+from stream_app.recommender import Lists, Offered
 from stream_app.records import iso_time
 
 _DAY_S = 86_400
@@ -88,6 +89,35 @@ def list_json(offered: Offered, model: str, generated_at_ms: int) -> bytes:
             "items": [{"item_id": i, "score": round(s, 4)} for i, s in offered.items],
         }
     )
+
+
+@functools.lru_cache(maxsize=65_536)
+def _place(item_id: str) -> str:
+    """A template for one place of a list, to be filled in with a score."""
+    return f'{{"item_id":{_encode(item_id).decode()},"score":'.replace("%", "%%") + "%.4f}"
+
+
+def lists_json(lists: Lists, model: str, generated_at_ms: int) -> list[tuple[str, bytes]]:
+    """The JSON of many lists by user, as `list_json` makes it one by one, but for zeros at the end of scores.
+
+    Texts are put together by hand: a list takes a third of the time that an encoder needs.
+    """
+    about = f'"model":{_encode(model).decode()},"generated_at":"{iso_time(generated_at_ms)}"'
+    known = lists.times_ms >= 0
+    times = np.datetime_as_string(lists.times_ms.astype("datetime64[ms]"), unit="ms")
+    made = np.where(known, np.char.add(np.char.add('"', times), 'Z"'), "null").tolist()
+    columns = zip(lists.user_ids, lists.items, lists.scores, lists.personal, made, strict=True)
+    return [
+        (
+            user_id,
+            (
+                f'{{"user_id":{_encode(user_id).decode()},{about},"event_time":{event_time},'
+                f'"strategy":"{"personal" if personal else "fallback"}",'
+                f'"items":[{",".join(map(_place, items)) % tuple(scores)}]}}'
+            ).encode(),
+        )
+        for user_id, items, scores, personal, event_time in columns
+    ]
 
 
 def shared_list_json(

@@ -25,7 +25,7 @@ from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_ev
 from stream_app.failpoints import failpoint
 from stream_app.recommender import Outcome, Recommender
 from stream_app.release import Overlay, Release
-from stream_app.store import Store, list_json
+from stream_app.store import Store, lists_json
 from stream_app.telemetry import Metrics
 from stream_app.transport import Connection, EventSource, LogReader, OutMessage, Sender, ensure_topics
 
@@ -237,8 +237,7 @@ class Worker(Service):
     async def _write(self, outcome: Outcome) -> None:
         now_ms = int(self.clock() * 1000)
         version = self.recommender.model.version
-        lists = [(offered.user_id, list_json(offered, version, now_ms)) for offered in outcome.lists]
-        await self.store.write(lists, outcome.states)
+        await self.store.write(lists_json(outcome.lists, version, now_ms), outcome.states)
 
     async def _commit(self) -> None:
         """Commit what is done. A failure costs nothing: whoever reads the events again skips them."""
