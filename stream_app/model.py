@@ -117,14 +117,16 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
             If a value, the label or the weight is not finite; the model is unchanged.
         """
         keys, values = encode(x)
-        indptr = np.array([0, len(keys)], np.int64)
-        weight = None if w == 1.0 else np.array([w], np.float32)
-        self.learn_many_encoded(keys, values, indptr, np.array([y], np.float32), weight)
+        weights = _EMPTY if w == 1.0 else np.array([w], np.float32)
+        self._learn_checked(keys, values, np.array([0, len(keys)]), np.array([y], np.float32), weights)
 
     def predict_proba_one(self, x: Mapping[Hashable, Any]) -> dict[bool, float]:  # type: ignore[override]
         """The probabilities of False and True."""
         keys, values = encode(x)
-        logit = self.score_many_encoded(keys, values, np.array([0, len(keys)], np.int64))[0]
+        out = np.empty(1, np.float64)
+        indptr = np.array([0, len(keys)])
+        _score(self._table, self._real, self._constant, self._hyper, keys, values, indptr, out)
+        logit = out[0]
         p = 1.0 / (1.0 + math.exp(-min(max(float(logit), -35.0), 35.0)))
         return {False: 1.0 - p, True: p}
 
@@ -167,8 +169,19 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         keys, values, indptr = _batch(keys, values, indptr)
         labels = np.ascontiguousarray(y, np.float32)
         weights = _EMPTY if weight is None else np.ascontiguousarray(weight, np.float32)
+        return self._learn_checked(keys, values, indptr, labels, weights)
+
+    def _learn_checked(
+        self,
+        keys: NDArray[np.uint64],
+        values: NDArray[np.float32],
+        indptr: NDArray[np.int64],
+        labels: NDArray[np.float32],
+        weights: NDArray[np.float32],
+    ) -> NDArray[np.float64]:
+        """Learn a batch whose layout is known to be sound."""
         n = len(indptr) - 1
-        if len(labels) != n or (weight is not None and len(weights) != n):
+        if len(labels) != n or len(weights) not in (0, n):
             raise ParameterError(
                 f"{n} examples, {len(labels)} labels and {len(weights)} weights do not match"
             )
@@ -176,7 +189,7 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
             raise NonFiniteError("a label is outside of [0, 1]: give bool, 0/1 or a probability")
         if len(weights) and not ((weights >= 0).all() and np.isfinite(weights).all()):
             raise NonFiniteError("a weight is negative, NaN or infinite")
-        longest = int(np.diff(indptr).max(initial=0))
+        longest = len(keys) if n == 1 else int(np.diff(indptr).max(initial=0))
         if longest > self.max_features:
             raise CapacityError(f"an example has {longest} features, max_features is {self.max_features}")
 
