@@ -6,11 +6,11 @@
                         weights     pruners         quantization  artefact    guard                     ledger
                                     └──────────────── agent: PruningAgent drives them ─────────────────┘
 
-    which weights     pruners · importance (fields) · fisher (curvature, rank) · schedules
-    River models      tables (where weights live) · inplace (prune_model) · online (wrappers) · optim (exact FTRL)
-    while training    admission (which features enter) · proximal (L1, group lasso, dropout) · binning (numbers)
-    is it good        evaluation (measures, curve, picture) · guard · sequential (anytime-valid statistics)
-    bytes             tokens (features as numbers) · envelope (sealed files) · transport (the wire) · simd · errors
+    which weights    pruners · importance (fields) · fisher (curvature, rank) · schedules
+    River models     tables (where weights live) · inplace (prune_model) · online (wrappers) · optim (FTRL)
+    while training   admission (which features enter) · proximal (L1, group lasso, dropout) · binning
+    is it good       evaluation (measures, curve, picture) · guard · sequential (anytime-valid statistics)
+    bytes            tokens (features as numbers) · envelope (sealed files) · transport · simd · errors
 
 Examples
 --------
