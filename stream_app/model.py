@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from river import base
 
-from pruning.envelope import seal, unseal
+from pruning.envelope import aligned, seal, unseal
 from pruning.errors import CapacityError, NonFiniteError, ParameterError
+from pruning.simd import prefetch
 from pruning.tokens import encode
 from pruning.weights import Snapshot
 
@@ -103,7 +104,7 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         self._step = 0
 
     def _allocate(self, capacity: int) -> None:
-        self._table = np.zeros((capacity, 4), np.uint64)
+        self._table = aligned(bytes(capacity * 32)).view(np.uint64).reshape(capacity, 4)
         self._real = self._table.view(np.float64)  # the same memory: z and Σg² are columns 1 and 2
 
     # River's interface
@@ -375,11 +376,17 @@ def _weight(z, n, hyper):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
+def _home(table, key):  # type: ignore[no-untyped-def]
+    """The slot where the search for `key` begins."""
+    h = key * np.uint64(_MULTIPLIER)
+    return (h ^ (h >> np.uint64(32))) & np.uint64(len(table) - 1)
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
 def _find(table, key):  # type: ignore[no-untyped-def]
     """The slot that holds `key`, or the free slot where it belongs."""
     mask = np.uint64(len(table) - 1)
-    h = key * np.uint64(_MULTIPLIER)
-    slot = (h ^ (h >> np.uint64(32))) & mask
+    slot = _home(table, key)
     while table[slot, 0] != key and table[slot, 0] != 0:
         slot = (slot + np.uint64(1)) & mask
     return slot
@@ -405,6 +412,11 @@ def _learn(  # type: ignore[no-untyped-def]  # noqa: PLR0917
         first, last = indptr[i], indptr[i + 1]
         if used + (last - first) > limit:
             return i, used
+        if (
+            i + 1 < len(indptr) - 1
+        ):  # the slots of the next example are on their way while this one is learned
+            for j in range(last, indptr[i + 2]):
+                prefetch(table, _home(table, keys[j]) >> np.uint64(1))
         logit = 0.0
         if hyper[4] != 0.0 and constant[1] > 0.0:
             logit = -constant[0] * alpha / (hyper[1] + math.sqrt(constant[1]))
@@ -450,6 +462,9 @@ def _score(table, real, constant, hyper, keys, values, indptr, out):  # type: ig
         start = -constant[0] * hyper[0] / (hyper[1] + math.sqrt(constant[1]))
     for i in range(len(out)):
         logit = start
+        if i + 1 < len(out):
+            for j in range(indptr[i + 1], indptr[i + 2]):
+                prefetch(table, _home(table, keys[j]) >> np.uint64(1))
         for j in range(indptr[i], indptr[i + 1]):
             slot = _find(table, keys[j])
             if table[slot, 0] != 0:
