@@ -3,9 +3,14 @@
 ::
 
     model ──snapshot──▶ Snapshot ──pruner──▶ mask ──quantizer──▶ Artefact ──guard──▶ GuardDecision ──▶ Ledger
-    weights             weights     pruners         quantization  artefact    guard                     ledger
-                                    └──────────────── PruningAgent (agent) drives them ────────────────┘
-    tokens (features as 64-bit numbers) · optim (exact FTRL for River) · envelope (sealed bytes) · errors
+                        weights     pruners         quantization  artefact    guard                     ledger
+                                    └──────────────── agent: PruningAgent drives them ─────────────────┘
+
+    which weights    pruners · importance (fields) · fisher (curvature, rank) · schedules
+    River models     tables (where weights live) · inplace (prune_model) · online (wrappers) · optim (FTRL)
+    while training   admission (which features enter) · proximal (L1, group lasso, dropout) · binning
+    is it good       evaluation (measures, curve, picture) · guard · sequential (anytime-valid statistics)
+    bytes            tokens (features as numbers) · envelope (sealed files) · transport · simd · errors
 
 Examples
 --------
@@ -61,6 +66,7 @@ from pruning.schedules import Cubic, Exponential, OneShot
 from pruning.sequential import CircuitBreaker, ConfidenceSequence, Cusum
 from pruning.tables import reading_only, weight_tables
 from pruning.tokens import encode, feature_token, field_id, token
+from pruning.transport import from_wire, to_wire
 from pruning.weights import Snapshot, snapshot
 
 __all__ = [
@@ -128,6 +134,7 @@ __all__ = [
     "feature_token",
     "field_contributions",
     "field_id",
+    "from_wire",
     "log_loss",
     "lookup_one",
     "plot",
@@ -139,6 +146,7 @@ __all__ = [
     "refit_intercept",
     "select_fields",
     "snapshot",
+    "to_wire",
     "token",
     "weight_tables",
 ]

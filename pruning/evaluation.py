@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 from pruning.artefact import Artefact
 from pruning.errors import ParameterError
@@ -112,7 +112,8 @@ def auc(scores: ArrayLike, y: ArrayLike) -> float:
     n, total = int(positive.sum()), len(positive)
     if n in (0, total):
         return float("nan")
-    rank = stats.rankdata(scores)
+    _, place, ties = np.unique(np.asarray(scores, np.float64), return_inverse=True, return_counts=True)
+    rank = (np.cumsum(ties) - (ties - 1) / 2)[place]
     return float((rank[positive].sum() - n * (n + 1) / 2) / (n * (total - n)))
 
 

@@ -20,6 +20,7 @@ from pruning import (
     Snapshot,
 )
 from pruning.artefact import reference_lookup
+from pruning.transport import from_wire, to_wire
 
 
 def make(n: int, seed: int = 0, fields: int = 9) -> Snapshot:
@@ -121,3 +122,16 @@ def test_models_that_cannot_be_exported_are_refused() -> None:
         Artefact.build(bad)
     with pytest.raises(EmptyModelError):
         Artefact.build(Snapshot(s.keys, np.zeros(len(s)), s.curvature))
+
+
+@pytest.mark.parametrize("quantizer", [Int8(), Float32()])
+def test_the_wire_restores_the_same_bytes(quantizer: Int8 | Float32) -> None:
+    """Entropy coding is lossless, smaller for int8, and damage is found."""
+    release = Artefact.build(make(5000), quantizer=quantizer, metadata={"a": 1})
+    wire = to_wire(release)
+    assert from_wire(wire).to_bytes() == release.to_bytes()
+    assert len(wire) < release.nbytes
+    with pytest.raises(ArtefactError):
+        from_wire(wire[:-1])
+    with pytest.raises(ForeignFileError):
+        from_wire(release.to_bytes())
