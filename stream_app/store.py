@@ -325,6 +325,6 @@ class Store:
         except (RedisError, OSError, ssl.SSLError) as error:
             text = str(error)
             hint = "is it running, and is RECS_REDIS_URL right?"
-            if "OOM" in text:
+            if "maxmemory" in text:
                 hint = "free memory or raise maxmemory"
             raise StoreError(f"Redis at {self._where}: {text or type(error).__name__}; {hint}") from error
