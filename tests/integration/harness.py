@@ -27,6 +27,8 @@ from confluent_kafka.admin import AdminClient
 
 from stream_app.config import Settings, load_settings
 from stream_app.embedded import free_port
+from stream_app.events import encode_event, encode_item
+from stream_app.simulator import Shop
 from stream_app.transport import Connection, ensure_topics
 from stream_app.worker import topics
 
@@ -38,6 +40,7 @@ COMMANDS = {
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
 Message = tuple[bytes | None, bytes | None]  # key, value
+SMALL = {"batch_size": 100, "partitions": 2, "checkpoint_interval_s": 0.2, "prune_first": 1_000_000}
 
 
 @dataclass(frozen=True)
@@ -279,3 +282,21 @@ class Deployment:
                 why = f"{dead[0].roles} died" if dead else f"not within {within_s:g} s"
                 raise AssertionError(f"{what}: {why}\n{logs}")
             time.sleep(0.05)
+
+
+def shop_messages(events: int, seed: int = 3) -> tuple[list[Message], list[Message]]:
+    """Items and events of a small simulated shop, with a few messages that are no events."""
+    shop = Shop(seed, n_items=200, n_users=150)
+    items = [(i.item_id.encode(), encode_item(i)) for i in shop.items()]
+    messages: list[Message] = [(e.user_id.encode(), encode_event(e)) for e in shop.events(events)]
+    for n in range(100, events, 500):
+        messages.insert(n, (b"nobody", b'{"event_type": "view", "broken": %d}' % n))
+    return items, messages
+
+
+def produce(system: Deployment, events: int) -> list[Message]:
+    """Send a small shop's items and events; returns the items."""
+    items, messages = shop_messages(events)
+    system.send(system.settings.items_topic, items)
+    system.send_events(messages)
+    return items
