@@ -12,7 +12,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.retrieval import MAX_ROW, SOURCE_POWER, WINDOW
+from stream_app.retrieval import MAX_ROW, WINDOW, source_discount
 
 HISTORY_DECAY = 0.8  # what an item of the history counts less than the next more recent one
 LAST_EPOCH = 2**31 - 1  # a busy worker gets there in a day
@@ -133,7 +133,7 @@ def gather_learned(graph, stats, history, scratch):  # type: ignore[no-untyped-d
         items, weights, discount = graph.item[start : start + length], graph.weight, stats.discount
         for k in range(length):
             scores[k] = weights[start + k] * discount[items[k]]
-        source = np.float32(1.0 + stats.count[j]) ** np.float32(-SOURCE_POWER)
+        source = source_discount(stats, j)
         n_found = _point_at(scratch, items, scores, source, weight, d == 0, n_found)
         weight *= np.float32(HISTORY_DECAY)
     return n_found

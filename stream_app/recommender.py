@@ -33,6 +33,7 @@ from stream_app.scoring import (
 from stream_app.served_model import NEIGHBOURS, ServedModel
 from stream_app.user_table import UserTable
 
+DISLIKED = -1.0  # stands for the strength of feedback that says no
 LIST_GAP = 1  # lists are made for a user who comes back within a minute
 
 
@@ -169,9 +170,9 @@ class Recommender:
                 continue
             users.offset[row], users.partition[row] = offset, partition
             active[event.user_id] = max(active.get(event.user_id, -1), event.event_time_ms)
-            for item_id, strength in feedback(event, self.weights, self.rating_threshold) or [("", 0.0)]:
+            for item_id, strength in self._judged(event):
                 rows.append(row)
-                items.append(self.items.number(item_id) if strength > 0 else 0)
+                items.append(self.items.number(item_id) if strength else 0)
                 times.append(event.event_time_ms)
                 strengths.append(strength)
                 places.append(offset)
@@ -183,6 +184,15 @@ class Recommender:
             return Outcome(examples, [], [], len(events) - skipped, skipped)
         states = [(user_id, users.pack(user_id)) for user_id in active]
         return Outcome(examples, self.lists(list(active), active), states, len(events) - skipped, skipped)
+
+    def _judged(self, event: Event) -> list[tuple[str, float]]:
+        """The items that an event speaks of, with the strength of the feedback; one without item if of none."""
+        liked = feedback(event, self.weights, self.rating_threshold)
+        if liked:
+            return liked
+        if event.event_type == "rate" and event.item_id is not None and event.value is not None:
+            return [(event.item_id, DISLIKED)]  # below the threshold
+        return [("", 0.0)]
 
     def _observe(
         self, partition: int, rows: list[int], items: list[int], times: list[int], strengths: list[float],
@@ -200,7 +210,7 @@ class Recommender:
     def _examples(
         self, partition: int, rows: list[int], times: list[int], places: list[int], log: Logged
     ) -> ExampleBatch | None:
-        keep = log.weight > 0
+        keep = log.count > 0
         if not keep.any():
             return None
         mentioned = np.unique(np.concatenate((log.history[keep].ravel(), log.item[keep].ravel())))
