@@ -12,11 +12,13 @@ import dataclasses
 import functools
 import json
 import math
+import platform
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from benchmarks import prune_data, prune_fm
 from benchmarks.prune_data import Stream
 from pruning import (
     Artefact,
+    Examples,
     FieldImportance,
     Float32,
     FTRLProximal,
@@ -40,9 +43,11 @@ from pruning import (
     auc,
     field_contributions,
     log_loss,
+    plot,
     select_fields,
     snapshot,
 )
+from pruning import curve as find_curve
 from pruning.fisher import reduce_rank
 from stream_app.model import FTRLClassifier
 
@@ -125,10 +130,15 @@ def curve(model: FTRLClassifier, test: Stream, kept: tuple[float, ...]) -> list[
     frozen, dense, points = snapshot(model), quality(model, test), []
     live = int(frozen.live.sum())
     for share in kept:
-        for pruner in (SaliencyPruner(keep=round(share * live)), MagnitudePruner(keep=round(share * live))):
+        keep = round(share * live)
+        for name, pruner in (
+            ("saliency", SaliencyPruner(keep=keep)),
+            ("saliency, power ½", SaliencyPruner(keep=keep, power=0.5)),
+            ("magnitude", MagnitudePruner(keep=keep)),
+        ):
             release = Artefact.build(frozen, pruner.compute_mask(frozen))
             change = delta(quality(release, test), dense)
-            points.append({"kept": share, "pruner": type(pruner).__name__, "bytes": release.nbytes, **change})
+            points.append({"kept": share, "pruner": name, "bytes": release.nbytes, **change})
     return points
 
 
@@ -139,10 +149,15 @@ def against_l1(model: FTRLClassifier, past: Stream, test: Stream, l2: float) -> 
     for l1 in (0.25, 0.5, 1.0, 2.0):
         sparse = train(past, l2, l1)
         kept = int(snapshot(sparse).live.sum())
-        release = Artefact.build(frozen, SaliencyPruner(keep=kept).compute_mask(frozen), Float32())
+        release, robust = (
+            Artefact.build(frozen, SaliencyPruner(keep=kept, power=power).compute_mask(frozen), Float32())
+            for power in (1.0, 0.5)
+        )
+        refitted = train(past.only(robust), l2)
         points.append({
-            "l1": l1, "kept": round(kept / live, 4),
-            "trained": delta(quality(sparse, test), dense), "pruned": delta(quality(release, test), dense),
+            "l1": l1, "kept": round(kept / live, 4), "trained": delta(quality(sparse, test), dense),
+            "pruned": delta(quality(release, test), dense),
+            "refitted": delta(quality(refitted, test.only(robust)), dense),
         })  # fmt: skip
     return points
 
@@ -151,14 +166,21 @@ def whole_pipeline(stream: Stream, dense: Quality, live: int) -> dict[str, Any]:
     """B4: fields chosen on the first 60 %, trained on 80 %, 12.4 % of the weights kept, int8."""
     selection = select_fields(functools.partial(measure_fields, stream.part(0, 0.6), LAMBDA["movielens"]))
     left = stream.without(set(selection.dropped))
-    frozen = snapshot(train(left.part(0, 0.8), LAMBDA["movielens"]))
-    release = Artefact.build(frozen, SaliencyPruner(keep=int(0.124 * live)).compute_mask(frozen))
+    past, test = left.part(0, 0.8), left.part(0.8, 1)
+    frozen = snapshot(train(past, LAMBDA["movielens"]))
+    release, robust = (
+        Artefact.build(frozen, SaliencyPruner(keep=int(0.124 * live), power=power).compute_mask(frozen))
+        for power in (1.0, 0.5)
+    )
+    refitted = Artefact.build(snapshot(train(past.only(robust), LAMBDA["movielens"])))
     return {
         "dropped": [stream.names[f] for f in selection.dropped],
         "tokens_per_event": [round(len(s.keys) / len(s), 1) for s in (stream, left)],
         "kept": round(len(release) / live, 4),
         "bytes": release.nbytes,
-        **delta(quality(release, left.part(0.8, 1)), dense),
+        **delta(quality(release, test), dense),
+        "power_half": delta(quality(robust, test), dense),
+        "refitted": delta(quality(refitted, test), dense),
     }
 
 
@@ -390,20 +412,24 @@ def _judge(results: dict[str, Any]) -> dict[str, Any]:
         worst["int8_per_field"][0] <= 0.5 and worst["int8_per_field"][1] <= 0.3,
     )  # fmt: skip
     goals["B1 q2.13"] = _goal(worst["q2.13"][0], "≤ .05", worst["q2.13"][0] <= 0.05)
-    at = {p["kept"]: p for p in results["synthetic"]["curve"] if p["pruner"] == "SaliencyPruner"}
+    at = {p["kept"]: p for p in results["synthetic"]["curve"] if p["pruner"] == "saliency"}
     goals["B2 90 %"] = _goal(
         [at[0.1]["logloss"], at[0.1]["auc"]],
         "≤ 2.5, ≥ −2.5",
         at[0.1]["logloss"] <= 2.5 and at[0.1]["auc"] >= -2.5,
     )
     goals["B2 80 %"] = _goal(at[0.2]["logloss"], "≤ 1", at[0.2]["logloss"] <= 1)
-    ratios = [
-        round(p["pruned"]["auc"] / p["trained"]["auc"], 3)
-        for r in present
-        for p in r["l1"]
-        if p["trained"]["auc"] < 0
-    ]
-    goals["B3"] = _goal(ratios, "≤ .8 at every point", bool(ratios) and max(ratios) <= 0.8)
+    for kind in ("pruned", "refitted"):
+        ratios = {
+            (name, p["kept"]): round(p[kind]["auc"] / p["trained"]["auc"], 2)
+            for name in ("synthetic", "movielens") if name in results
+            for p in results[name]["l1"] if p["trained"]["auc"] < 0
+        }  # fmt: skip
+        tenth = min(ratios, key=lambda at: (at[0] != "synthetic", abs(at[1] - 0.1)))
+        goals[f"B3 {kind}"] = _goal(
+            [max(ratios.values()), ratios[tenth]], "≤ .8 everywhere, ≤ .4 at synthetic 90 %",
+            max(ratios.values()) <= 0.8 and ratios[tenth] <= 0.4,
+        )  # fmt: skip
     if "B4" in results:
         b4 = results["B4"]
         goals["B4"] = _goal(
@@ -429,5 +455,77 @@ def _judge(results: dict[str, Any]) -> dict[str, Any]:
     return goals
 
 
+DOCS = Path(__file__).parents[1] / "docs"
+RESULTS = Path(__file__).parent / "results" / "prune.json"
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The tables of docs/pruning.md."""
+    results = report["results"]
+    lines = ["| goal | measured | to beat | met |", "|---|---|---|---|"]
+    for name, goal in report["goals"].items():
+        value = goal["value"] if isinstance(goal["value"], list) else [goal["value"]]
+        shown = ", ".join(f"{v:.3g}" if abs(v) < 1e-2 else f"{v:.5g}" for v in value)
+        lines.append(f"| {name} | {shown} | {goal['goal']} | {'yes' if goal['ok'] else 'no'} |")
+    for name in ("movielens", "synthetic"):
+        if name not in results:
+            continue
+        r = results[name]
+        floor = f", Bayes {r['floor']:.4f}" if r["floor"] else ""
+        lines += [
+            "",
+            f"**{name}**: {r['events']:,} events, {r['live_weights']:,} live weights, dense logloss "
+            f"{r['logloss']:.4f}{floor}, AUC {r['auc']:.4f}. Change in 1e-4, int8, logloss / AUC:",
+            "",
+        ]
+        pruners = list(dict.fromkeys(p["pruner"] for p in r["curve"]))
+        lines += [f"| kept | bytes | {' | '.join(pruners)} |", "|---" * (2 + len(pruners)) + "|"]
+        for share in dict.fromkeys(p["kept"] for p in r["curve"]):
+            row = {p["pruner"]: p for p in r["curve"] if p["kept"] == share}
+            cells = " | ".join(f"{row[p]['logloss']:+.1f} / {row[p]['auc']:+.1f}" for p in pruners)
+            lines.append(f"| {share:.1%} | {row[pruners[0]]['bytes']:,} | {cells} |")
+        lines += [
+            "",
+            "| λ₁ | kept | trained with L1 | dense, pruned to the same number | pruned and refitted |",
+            "|---|---|---|---|---|",
+        ]
+        for p in r["l1"]:
+            cells = " | ".join(
+                f"{p[k]['logloss']:+.1f} / {p[k]['auc']:+.1f}" for k in ("trained", "pruned", "refitted")
+            )
+            lines.append(f"| {p['l1']} | {p['kept']:.1%} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_docs(report: dict[str, Any]) -> None:
+    """Keep the results and put their tables between the markers of docs/pruning.md."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    page = (DOCS / "pruning.md").read_text()
+    head, rest = page.split(BEGIN)
+    _, tail = rest.split(END)
+    (DOCS / "pruning.md").write_text(head + BEGIN + "\n" + markdown(report) + END + tail)
+
+
+BEGIN, END = "<!-- tables: python -m benchmarks.prune --docs -->", "<!-- end -->"
+
+
+def draw() -> None:
+    """docs/pruning-curve.png: movielens-100k after field selection, judged by the guard on the last 20 %."""
+    path = prune_data.movielens_path()
+    if path is None:
+        return
+    stream = prune_data.movielens(path)
+    past, test = stream.part(0, 0.8), stream.part(0.8, 1)
+    examples = Examples(test.keys, test.values, test.indptr, test.y)
+    pruner = functools.partial(SaliencyPruner, power=0.5)
+    found = find_curve(train(past, LAMBDA["movielens"]), examples, pruner=pruner)
+    plot(found, DOCS / "pruning-curve.png", "movielens-100k, saliency pruning, int8")
+
+
 if __name__ == "__main__":
-    print(json.dumps(run(), indent=1))
+    measured = {"machine": platform.machine(), "python": platform.python_version(), **run()}
+    if "--docs" in sys.argv:
+        write_docs(measured)
+        draw()
+    print(json.dumps(measured, indent=1, ensure_ascii=False))

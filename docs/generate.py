@@ -1,4 +1,4 @@
-"""Fill in the parts of the README that are generated: `python docs/generate.py`, with --check to only compare.
+"""Fill in the generated parts of the README: `python docs/generate.py`; --check only compares.
 
 The settings come from `stream_app.config`, the measured table from `benchmarks/results/*.json`, the demo's
 output from a recorded run in `docs/demo.txt`.
@@ -10,6 +10,8 @@ import json
 import re
 import sys
 from pathlib import Path
+
+from stream_app.config import settings_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,7 +30,9 @@ def measured() -> str:
         for goal, state in found["goals"].items():
             mark = "" if state["ok"] else " ✗"
             command = f"`python -m benchmarks {found['name']}`"
-            rows.append(f"| {goal} | {_figure(state['value'])}{mark} | {_figure(state['goal'])} | {command} |")
+            rows.append(
+                f"| {goal} | {_figure(state['value'])}{mark} | {_figure(state['goal'])} | {command} |"
+            )
     return "\n".join(rows) if len(rows) > 2 else "`make bench` has not been run yet."
 
 
@@ -40,8 +44,6 @@ def _figure(value: object) -> str:
 
 def render(readme: str) -> str:
     """The README with every generated part brought up to date."""
-    from stream_app.config import settings_table
-
     demo = ROOT / "docs" / "demo.txt"
     readme = section(readme, "settings", settings_table())
     readme = section(readme, "measured", measured())

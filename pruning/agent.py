@@ -129,7 +129,7 @@ class PruningAgent:
         self._names: dict[str, str] = {}  # version of an artefact → name of the bundle it is part of
 
     def adopt(self, active: Artefact, previous: Artefact | None = None, names: Sequence[str] = ()) -> None:
-        """Go on from artefacts that an earlier process promoted; `names` are those of their bundles, if any."""
+        """Go on from artefacts that an earlier process promoted; `names` are their bundles', if any."""
         self.active, self.previous = active, previous
         for artefact, name in zip((active, previous), names, strict=False):
             if artefact is not None:

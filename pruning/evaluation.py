@@ -51,6 +51,16 @@ class Examples:
     def __len__(self) -> int:
         return len(self.y)
 
+    def only(self, artefact: Artefact) -> Examples:
+        """The same examples with the features that an artefact has kept.
+
+        Training a fresh model on them refits what is left: weights learned beside features that are gone are
+        not the best ones without them.
+        """
+        keep = artefact.lookup(self.keys) != 0
+        ends = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
+        return Examples(self.keys[keep], self.values[keep], ends, self.y)
+
     @classmethod
     def from_river(cls, rows: Iterable[tuple[Mapping[Hashable, Any], Any]]) -> Examples:
         """Encode River's (x, y) pairs."""

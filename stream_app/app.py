@@ -9,6 +9,7 @@ Commands on the control topic, JSON: `{"command": "prune"}`, `{"command": "rollb
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Iterable
@@ -103,7 +104,7 @@ async def carry_out(command: Command, services: dict[str, Any]) -> str:
     """Carry out one command; returns what was done, in words."""
     learner, worker = services.get("learner"), services.get("worker")
     if command.command == "prune" and learner is not None:
-        return str(learner.prune_now())
+        return str(await learner.prune_now())
     if command.command == "rollback" and learner is not None:
         return str(await learner.rollback(command.reason))
     if command.command == "erase" and worker is not None and command.user_id:
@@ -125,6 +126,7 @@ class System:
         self.settings = settings
         self.app, self.services = make_app(settings, roles, metrics=self.metrics)
         self._page: StatusPage | None = None
+        self._shell: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
@@ -139,22 +141,33 @@ class System:
         await self.stop()
 
     async def start(self) -> None:
-        """Start the application and the roles, the learner first."""
-        if self.settings.web_port:
-            self._page = StatusPage(
-                self.settings.web_host, self.settings.web_port, self.metrics, lambda: self.ready
-            )
-        for role in ("learner", "worker"):
-            if role in self.services:
-                await self.services[role].start()
-        await self.app.start()
+        """Start the application and the roles, the learner first; if one fails, stop the others.
+
+        Faust's own start ends with the first assignment of the `control` topic, which takes a minute after a
+        crash. Nothing else depends on it, so nobody waits for it.
+        """
+        try:
+            if self.settings.web_port:
+                self._page = StatusPage(
+                    self.settings.web_host, self.settings.web_port, self.metrics, lambda: self.ready
+                )
+            for role in ("learner", "worker"):
+                if role in self.services:
+                    await self.services[role].start()
+        except BaseException:
+            await self.stop()
+            raise
+        self._shell = asyncio.create_task(self.app.start())
 
     async def stop(self) -> None:
         """Stop everything, the worker first, so that the learner hears of its last examples."""
         for role in ("worker", "learner"):
             if role in self.services:
                 await self.services[role].stop()
-        await self.app.stop()
+        if self._shell is not None:
+            self._shell.cancel()
+            await asyncio.wait([self._shell])
+            await self.app.stop()
         if self._page is not None:
             self._page.close()
 
@@ -163,4 +176,6 @@ class System:
         for service in self.services.values():
             if service.crashed:
                 return service.crash_reason  # type: ignore[no-any-return]
+        if self._shell is not None and self._shell.done() and not self._shell.cancelled():
+            return self._shell.exception()
         return None

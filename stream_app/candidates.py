@@ -174,6 +174,8 @@ def select(scratch, n_found, servable, pool, most):  # type: ignore[no-untyped-d
     ----------
     pool
         Items that every user is offered (trending, popular, new), int32 (p,).
+    most
+        ≥ 1.
 
     Returns
     -------

@@ -131,8 +131,8 @@ class Settings(BaseSettings):
         ConfigError
             If there is no such River classifier, it is not linear, or it does not take these parameters.
         """
-        from pruning import snapshot  # noqa: PLC0415  # compiled code, only where a model is made
-        from stream_app.model import FTRLClassifier  # noqa: PLC0415
+        from pruning import snapshot  # compiled code, only where a model is made
+        from stream_app.model import FTRLClassifier
 
         given = f"RECS_RANKER={self.ranker!r}"
         try:

@@ -78,7 +78,8 @@ class _Column:
     def cell(self, name: str) -> Text:
         value = self.values.get(name, math.nan)
         finite = [v for v in self.values.values() if math.isfinite(v)]
-        is_best = self.best is not None and len(finite) > 1 and value == self.best(finite) != 0
+        differ = len(set(finite)) > 1
+        is_best = differ and self.best is not None and value == self.best(finite)
         return Text(_number(value, self.digits), style="bold" if is_best else "")
 
 
@@ -112,12 +113,13 @@ def _footnote(report: EvaluationReport) -> str:
         f"{report.users:,} users, {report.items:,} items. Ranked among all, {seen}, ties by id.",
         f"{report.first_time:,} tests of items that nothing had named before count as misses.",
     ]
-    for name, difference in report.differences().items():
-        ahead = "ahead of" if difference.value >= 0 else "behind"
-        lines.append(
-            f"{next(iter(report.models))} is {ahead} {name} by "
-            f"{_number(abs(difference.value))} ± {_number(difference.standard_error)} ndcg@{report.k}."
-        )
+    differences = [
+        f"{name} {'−' if d.value < 0 else '+'}{_number(abs(d.value))} ± {_number(d.standard_error)}"
+        for name, d in report.differences().items()
+    ]
+    if differences:
+        first = next(iter(report.models))
+        lines.append(f"ndcg@{report.k} of {first} minus that of: {', '.join(differences)}.")
     if report.repeated:
         lines.append(f"{report.repeated:,} repetitions of seen items were learned and not tested.")
     if report.impressions:

@@ -66,6 +66,7 @@ class LearnerService(Service):
         self._published: Published | None = None
         self._last_overlay = self._last_checkpoint = 0.0
         self._saved_step = -1
+        self._turn = asyncio.Lock()  # held while the model is read or changed
         self.ready = False
 
     def _make_cycle(self) -> ReleaseCycle:
@@ -100,23 +101,26 @@ class LearnerService(Service):
 
     async def on_stop(self) -> None:
         """Save a last checkpoint and disconnect."""
-        self.ready = False
-        try:
-            self._checkpoint()
-        except RecsError as error:
-            self.log.error("the last checkpoint failed: %s", error)
-        for step in (self._examples.stop, self._items.stop):
+        started, self.ready = self.ready, False
+        async with self._turn:
             try:
-                await step()
+                if started:  # otherwise the checkpoint on disk was not read yet
+                    self._checkpoint()
             except RecsError as error:
-                self.log.warning("while stopping: %s", error)
+                self.log.error("the last checkpoint failed: %s", error)
+            for step in (self._examples.stop, self._items.stop):
+                try:
+                    await step()
+                except RecsError as error:
+                    self.log.warning("while stopping: %s", error)
         await self.store.close()
 
     @Service.task
     async def _run(self) -> None:
         while not self.should_stop:
             try:
-                await self.step()
+                async with self._turn:
+                    await self.step()
             except RecsError as error:
                 await self.crash(error)
                 return
@@ -140,9 +144,10 @@ class LearnerService(Service):
 
     # Commands
 
-    def prune_now(self) -> str:
+    async def prune_now(self) -> str:
         """Put a release on trial at once; returns what was done, in words."""
-        published = self.cycle.propose()
+        async with self._turn:
+            published = self.cycle.propose()
         return (
             "there is nothing to prune yet"
             if published is None
@@ -151,11 +156,12 @@ class LearnerService(Service):
 
     async def rollback(self, reason: str) -> str:
         """Serve the previous release again; returns what was done, in words."""
-        try:
-            published = self.cycle.rollback(reason, self._now())
-        except PruningError as error:
-            return str(error)
-        await self._publish(published)
+        async with self._turn:
+            try:
+                published = self.cycle.rollback(reason, self._now())
+            except PruningError as error:
+                return str(error)
+            await self._publish(published)
         return f"release {published.version} is served again"
 
     # Learning
@@ -241,9 +247,12 @@ class LearnerService(Service):
             for name, scores in by.items()
         ]
         similar = []
-        touched = learner.graph.touched[numbers] >= self._sent_similar
-        self._sent_similar = learner.step
-        tables = learner.tables(numbers[touched][-MOST_SIMILAR:], k)
+        touched = learner.graph.touched[numbers]
+        due = np.flatnonzero(touched >= self._sent_similar)
+        due = due[np.argsort(touched[due], kind="stable")]
+        rest = due[MOST_SIMILAR:]  # for the next time
+        self._sent_similar = int(touched[rest[0]]) if len(rest) else learner.step
+        tables = learner.tables(numbers[due[:MOST_SIMILAR]], k)
         for r, refs, levels, scale in zip(
             tables.rows.tolist(), tables.neighbours, tables.scores, tables.scale.tolist(), strict=True
         ):

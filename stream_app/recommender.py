@@ -10,7 +10,9 @@ One batch goes through three calls, so that the caller can do the reading and wr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +35,7 @@ from stream_app.scoring import (
 from stream_app.served_model import NEIGHBOURS, ServedModel
 from stream_app.user_table import UserTable
 
-DISLIKED = -1.0  # stands for the strength of feedback that says no
+_NOTHING = [("", 0.0)]  # an event without feedback moves only the user's clock
 LIST_GAP = 1  # lists are made for a user who comes back within a minute
 
 
@@ -58,11 +60,55 @@ class Offered:
 
 
 @dataclass(frozen=True)
+class Lists(Sequence[Offered]):
+    """The lists of many users by column; as a sequence, one `Offered` for each.
+
+    Attributes
+    ----------
+    user_ids
+        Whose lists, m in number.
+    items
+        Item ids of each list, best first.
+    scores
+        Their scores.
+    personal
+        Whether the user's own history had a part in it.
+    times_ms
+        Time of the event after which it was made, −1 when there was none, int64 (m,).
+
+    Examples
+    --------
+    >>> lists = Lists(["u1"], [["a", "b"]], [[2.0, 1.0]], [True], np.array([-1]))
+    >>> lists[0].items
+    [('a', 2.0), ('b', 1.0)]
+    """
+
+    user_ids: Sequence[str] = ()
+    items: Sequence[list[str]] = ()
+    scores: Sequence[list[float]] = ()
+    personal: Sequence[bool] = ()
+    times_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    @overload
+    def __getitem__(self, m: int) -> Offered: ...
+    @overload
+    def __getitem__(self, m: slice) -> list[Offered]: ...
+    def __getitem__(self, m: int | slice) -> Offered | list[Offered]:
+        if isinstance(m, slice):
+            return [self[x] for x in range(*m.indices(len(self)))]
+        pairs = list(zip(self.items[m], self.scores[m], strict=True))
+        return Offered(self.user_ids[m], pairs, self.personal[m], int(self.times_ms[m]))
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a batch of events leads to, in the order in which it has to become durable."""
 
     examples: ExampleBatch | None
-    lists: list[Offered]
+    lists: Lists
     states: list[tuple[str, bytes]]
     applied: int
     skipped: int
@@ -144,12 +190,7 @@ class Recommender:
 
     def missing(self, events: Iterable[Event]) -> list[str]:
         """Users of these events whose state is not in memory, once each; the others are not evicted first."""
-        wanted = dict.fromkeys(e.user_id for e in events)
-        missing = [user_id for user_id in wanted if user_id not in self.users]
-        for user_id in wanted:
-            if user_id in self.users:
-                self.users.row(user_id)
-        return missing
+        return self.users.keep(dict.fromkeys([e.user_id for e in events]))
 
     def apply(
         self, partition: int, offsets: Sequence[int], events: Sequence[Event], *, lists: bool = True
@@ -160,30 +201,29 @@ class Recommender:
         was half applied before a crash can be given again. Without `lists`, lists and states are left out.
         """
         users = self.users
+        user_rows = users.rows_of([event.user_id for event in events])  # (e,)
+        new = users.advance(user_rows, partition, np.array(offsets, np.int64))
+        applied = int(new.sum())
+        if not applied:
+            return Outcome(None, Lists(), [], 0, len(events))
         rows, items, times, strengths, places = [], [], [], [], []
         active: dict[str, int] = {}  # user → latest event time
-        skipped = 0
-        for offset, event in zip(offsets, events, strict=True):
-            row = users.row(event.user_id)
-            if offset <= users.offset[row] and partition == users.partition[row]:
-                skipped += 1
-                continue
-            users.offset[row], users.partition[row] = offset, partition
-            active[event.user_id] = max(active.get(event.user_id, -1), event.event_time_ms)
+        for event, row, place in compress(zip(events, user_rows.tolist(), offsets, strict=True), new):
+            time = event.event_time_ms
+            if active.get(event.user_id, -1) < time:
+                active[event.user_id] = time
             for item_id, strength in self._judged(event):
                 rows.append(row)
                 items.append(self.items.number(item_id) if strength else 0)
-                times.append(event.event_time_ms)
+                times.append(time)
                 strengths.append(strength)
-                places.append(offset)
-        if not active:
-            return Outcome(None, [], [], 0, skipped)
+                places.append(place)
         log = self._observe(partition, rows, items, times, strengths, places)
         examples = self._examples(partition, rows, times, places, log)
         if not lists:
-            return Outcome(examples, [], [], len(events) - skipped, skipped)
-        states = [(user_id, users.pack(user_id)) for user_id in active]
-        return Outcome(examples, self.lists(list(active), active), states, len(events) - skipped, skipped)
+            return Outcome(examples, Lists(), [], applied, len(events) - applied)
+        states = users.pack_all(list(active))
+        return Outcome(examples, self.lists(list(active), active), states, applied, len(events) - applied)
 
     def _judged(self, event: Event) -> list[tuple[str, float]]:
         """The items that an event speaks of, with the strength of the feedback; one without item if of none."""
@@ -192,7 +232,7 @@ class Recommender:
             return liked
         if event.event_type == "rate" and event.item_id is not None and event.value is not None:
             return [(event.item_id, DISLIKED)]  # below the threshold
-        return [("", 0.0)]
+        return _NOTHING
 
     def _observe(
         self, partition: int, rows: list[int], items: list[int], times: list[int], strengths: list[float],
@@ -213,9 +253,10 @@ class Recommender:
         keep = log.count > 0
         if not keep.any():
             return None
-        mentioned = np.unique(np.concatenate((log.history[keep].ravel(), log.item[keep].ravel())))
-        mentioned = mentioned[mentioned >= 0]
-        place = np.full(self.items.capacity + 1, -1, np.int32)  # the last one stands for "no item"
+        seen = np.zeros(self.items.capacity + 1, np.bool_)  # the last one stands for "no item"
+        seen[log.history[keep]] = seen[log.item[keep]] = True
+        mentioned = np.flatnonzero(seen[:-1])
+        place = np.full(len(seen), -1, np.int32)
         place[mentioned] = np.arange(len(mentioned), dtype=np.int32)
         return ExampleBatch(
             partition=partition,
@@ -235,19 +276,20 @@ class Recommender:
 
     # Lists
 
-    def lists(self, user_ids: Sequence[str], times_ms: Mapping[str, int] | None = None) -> list[Offered]:
+    def lists(self, user_ids: Sequence[str], times_ms: Mapping[str, int] | None = None) -> Lists:
         """The lists of users in memory as of now."""
-        rows = np.array([self.users.row(user_id) for user_id in user_ids], np.int32)
+        rows = self.users.rows_of(user_ids)
         items, scores, counts = self.top(rows, np.full(len(rows), LIST_GAP, np.uint8), self.k)
         self.users.remember_lists(rows, items)
-        ids = self.items.ids
-        offered = []
-        for m, user_id in enumerate(user_ids):
-            n = counts[m]
-            pairs = [(ids[i], s) for i, s in zip(items[m, :n].tolist(), scores[m, :n].tolist(), strict=True)]
-            personal = bool(self.users.users.length[rows[m]])
-            offered.append(Offered(user_id, pairs, personal, (times_ms or {}).get(user_id, -1)))
-        return offered
+        name = self.items.ids.__getitem__
+        ends = counts.tolist()
+        return Lists(
+            user_ids=user_ids,
+            items=[[*map(name, row[:n])] for row, n in zip(items.tolist(), ends, strict=True)],
+            scores=[row[:n] for row, n in zip(scores.tolist(), ends, strict=True)],
+            personal=(self.users.users.length[rows] > 0).tolist(),
+            times_ms=np.array([(times_ms or {}).get(user_id, -1) for user_id in user_ids], np.int64),
+        )
 
     def holding(self, item_ids: Iterable[str]) -> list[str]:
         """Users in memory in whose list one of these items stands."""

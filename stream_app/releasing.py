@@ -167,7 +167,11 @@ class ReleaseCycle:
         self.previous = None if previous is None else _published(*previous)
         self._next = max(self._next, self.active.step + self.interval)
         releases = [r for r in (self.active, self.previous) if r is not None]
-        self.agent.adopt(*(r.release.ranker for r in releases), names=[r.version for r in releases])
+        self.agent.adopt(
+            self.active.release.ranker,
+            None if self.previous is None else self.previous.release.ranker,
+            names=[r.version for r in releases],
+        )
 
     def rollback(self, reason: str, time: str | None = None) -> Published:
         """Serve the previous release again.

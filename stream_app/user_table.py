@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,16 @@ from stream_app.scoring import Users
 
 _HEAD = struct.Struct("<2sHHHqq")
 _MAGIC = b"U1"
+_HEADS = np.dtype(
+    [
+        ("magic", "S2"),
+        ("partition", "<u2"),
+        ("length", "<u2"),
+        ("zeros", "<u2"),
+        ("offset", "<i8"),
+        ("last_ms", "<i8"),
+    ]
+)  # the same for many users
 
 
 class UserTable:
@@ -78,6 +88,44 @@ class UserTable:
         row = self._rows.pop(user_id)
         self._rows[user_id] = row
         return row
+
+    def rows_of(self, user_ids: Iterable[str]) -> NDArray[np.int32]:
+        """The rows of users in memory, int32 (n,)."""
+        return np.array([*map(self._rows.__getitem__, user_ids)], np.int32)
+
+    def keep(self, user_ids: Iterable[str]) -> list[str]:
+        """Make users the most recently used; returns those who are not in memory.
+
+        Parameters
+        ----------
+        user_ids
+            Once each.
+        """
+        rows, missing = self._rows, []
+        for user_id in user_ids:
+            row = rows.pop(user_id, None)
+            if row is None:
+                missing.append(user_id)
+            else:
+                rows[user_id] = row
+        return missing
+
+    def advance(
+        self, rows: NDArray[np.int32], partition: int, offsets: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Take note of events of one partition; returns which of them are new to their users, (e,).
+
+        Parameters
+        ----------
+        rows
+            Whose events, int32 (e,).
+        offsets
+            Their offsets, int64 (e,). They rise; one that does not was there before.
+        """
+        new = (offsets > self.offset[rows]) | (self.partition[rows] != partition)
+        new[1:] &= offsets[1:] > np.maximum.accumulate(offsets)[:-1]
+        self.offset[rows[new]], self.partition[rows[new]] = offsets[new], partition
+        return new
 
     def offset_of(self, user_id: str) -> int:
         """Last applied offset of a user in memory, −1 before the first."""
@@ -139,6 +187,25 @@ class UserTable:
         )
         keys = self.items.keys[self.users.items[row, :n]]
         return head + keys.tobytes() + self.users.best[row, :n].tobytes()
+
+    def pack_all(self, user_ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        """Users in memory with their states, as `pack` makes them one by one."""
+        rows = self.rows_of(user_ids)  # (m,)
+        users, n = self.users, self.users.length[rows]
+        heads = np.zeros(len(rows), _HEADS)
+        heads["magic"], heads["partition"], heads["length"] = _MAGIC, self.partition[rows], n
+        heads["offset"], heads["last_ms"] = self.offset[rows], users.last_ms[rows]
+        longest = int(n.max(initial=0))
+        filled = np.arange(longest) < n[:, None]  # (m, longest)
+        keys = self.items.keys[users.items[rows, :longest][filled]].tobytes()
+        best, head = users.best[rows, :longest][filled].tobytes(), heads.tobytes()
+        ends = np.cumsum(n).tolist()
+        return [
+            (user_id, head[h : h + _HEAD.size] + keys[8 * a : 8 * b] + best[a:b])
+            for user_id, h, a, b in zip(
+                user_ids, range(0, len(head), _HEAD.size), [0, *ends], ends, strict=False
+            )
+        ]
 
     def describe(self, user_id: str, attributes: dict[str, object]) -> None:
         """Take over what the shop says about a user."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from stream_app.embedded import EmbeddedRedis
-from tests.integration.harness import Deployment
+from tests.integration.harness import ROOT, Deployment
 from tests.servers import KafkaServer
 
 
@@ -33,8 +35,17 @@ def deployments(bootstrap: str, redis_url: str, folder: Path) -> Iterator[Callab
             system.close()
 
 
+@pytest.fixture(scope="session")
+def compiled() -> None:
+    """Compile the kernels once, before processes with deadlines need them."""
+    work = "from stream_app.demo import warm_up; warm_up()"
+    subprocess.run([sys.executable, "-c", work], cwd=ROOT, check=True)
+
+
 @pytest.fixture
-def deploy(kafka: KafkaServer, redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
+def deploy(
+    compiled: None, kafka: KafkaServer, redis_server: EmbeddedRedis, tmp_path: Path
+) -> Iterator[Callable[..., Deployment]]:
     """Make systems that end with the test; Redis is empty."""
     with deployments(kafka.bootstrap, redis_server.url, tmp_path) as make:
         yield make
@@ -42,7 +53,7 @@ def deploy(kafka: KafkaServer, redis_server: EmbeddedRedis, tmp_path: Path) -> I
 
 @pytest.fixture(scope="module")
 def module_deploy(
-    kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory
+    compiled: None, kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Deployment]]:
     """Make systems that end with the module, on a Redis that nobody flushes."""
     with (

@@ -219,7 +219,9 @@ class Deployment:
                 place = low
                 while place < high:
                     message = consumer.poll(10)
-                    assert message is not None and message.error() is None, f"{topic}[{partition}]@{place}: {message}"
+                    assert message is not None and message.error() is None, (
+                        f"{topic}[{partition}]@{place}: {message}"
+                    )
                     messages.append(message)
                     place = message.offset() + 1
             return messages
@@ -231,7 +233,9 @@ class Deployment:
         group = self.settings.group
         [future] = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
         places = future.result(10).topic_partitions
-        return {p.partition: p.offset for p in places if p.topic == self.settings.events_topic and p.offset > 0}
+        return {
+            p.partition: p.offset for p in places if p.topic == self.settings.events_topic and p.offset > 0
+        }
 
     def consumed(self) -> bool:
         """Whether the workers committed everything that the ledger holds."""
@@ -267,7 +271,9 @@ class Deployment:
             answer = holds()
             if answer:
                 return answer
-            dead = [r for r in self.roles if not r.running and r.process.returncode not in (0, -signal.SIGKILL)]
+            dead = [
+                r for r in self.roles if not r.running and r.process.returncode not in (0, -signal.SIGKILL)
+            ]
             if time.monotonic() > deadline or dead:
                 logs = "\n".join(f"--- {r.log_path.name}\n{r.log()}" for r in self.roles)
                 why = f"{dead[0].roles} died" if dead else f"not within {within_s:g} s"

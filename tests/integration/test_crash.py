@@ -94,7 +94,9 @@ def test_random_kills(deploy: Callable[..., Deployment]) -> None:
     system.until(lambda: worker.ready and learner.ready, "both are ready")
     for turn in range(3):
         system.send_events(messages[turn::3])
-        system.until(lambda: bool(system.redis.exists(system.key("global", "trending"))), "something was learned")
+        system.until(
+            lambda: bool(system.redis.exists(system.key("global", "trending"))), "something was learned"
+        )
         time.sleep(rng.uniform(0.0, 0.6))  # not a wait for something: the random moment
         if rng.random() < 0.7:
             worker.kill()
@@ -149,12 +151,16 @@ def test_killed_learner_learns_the_same(
     """A learner that dies while learning or saving ends with the very weights of one that never did."""
     system, state = examples_log, {"RECS_STATE_DIR": str(tmp_path), "RECS_NAMESPACE": tmp_path.name[:32]}
     if failpoint is not None:
-        assert system.start("learner", wait=False, FAILPOINT=failpoint, **state).exit_code(60) == -signal.SIGKILL
+        assert (
+            system.start("learner", wait=False, FAILPOINT=failpoint, **state).exit_code(60) == -signal.SIGKILL
+        )
     learner = system.start("learner", **state)
 
     def done() -> bool:
         path = tmp_path / "checkpoint"
-        return path.exists() and Learner.from_bytes(path.read_bytes())[0].high_water == never_killed.high_water
+        return (
+            path.exists() and Learner.from_bytes(path.read_bytes())[0].high_water == never_killed.high_water
+        )
 
     system.until(done, "the log is learned")
     assert learner.terminate() == 0

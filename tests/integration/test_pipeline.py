@@ -78,9 +78,7 @@ def mixed(events: Iterable[Event]) -> Iterator[Message]:
 
 
 @pytest.fixture
-def ranklens(
-    deploy: Callable[..., Deployment], redis_server: EmbeddedRedis, data_directory: Path
-) -> Run:
+def ranklens(deploy: Callable[..., Deployment], redis_server: EmbeddedRedis, data_directory: Path) -> Run:
     """The RankLens stream, sent and consumed; every user came back once after the last release."""
     file = data_directory / "ranklens" / "events.jsonl.gz"
     if not file.exists():
@@ -92,7 +90,9 @@ def ranklens(
     system.send(system.settings.items_topic, ((i.item_id.encode(), encode_item(i)) for i in items))
     worker, learner = system.start("worker", wait=False), system.start("learner", wait=False)
     system.send_events(mixed(events[:WARM]))
-    system.until(lambda: learner.ready and worker.ready and learner.metric("examples") > 0, "the model begins")
+    system.until(
+        lambda: learner.ready and worker.ready and learner.metric("examples") > 0, "the model begins"
+    )
     system.send_events((e.user_id.encode(), encode_event(e)) for e in events[WARM:])
     system.until_consumed(within_s=120)
     learned = len(recompute(system.ledger, system.settings).learnable)
@@ -153,7 +153,9 @@ def test_what_a_stranger_reads(ranklens: Run) -> None:
         assert (shared["user_id"], shared["strategy"]) == (None, name)
 
     clicked = sorted(run.expected.counts)
-    for item_id, similar in zip(clicked, run.get(*(f"{ns}:v1:item:{{{i}}}:similar" for i in clicked)), strict=True):
+    for item_id, similar in zip(
+        clicked, run.get(*(f"{ns}:v1:item:{{{i}}}:similar" for i in clicked)), strict=True
+    ):
         assert similar["strategy"] == "similar"
         assert item_id not in {i["item_id"] for i in similar["items"]}
         check_list(similar, run.known, min(K, len(similar["items"])))
@@ -164,7 +166,9 @@ def test_what_a_stranger_reads(ranklens: Run) -> None:
 
     keys = redis_cli(run.redis_url, "KEYS *")
     lives = redis_cli(run.redis_url, *(f'TTL "{key}"' for key in keys))
-    assert not [key for key, ttl in zip(keys, lives, strict=True) if int(ttl) < 0], "keys without a time to live"
+    assert not [key for key, ttl in zip(keys, lives, strict=True) if int(ttl) < 0], (
+        "keys without a time to live"
+    )
     assert all(key.startswith(f"{ns}:v1:") for key in keys)
 
     check_dead_letters(run)
@@ -184,7 +188,10 @@ def check_dead_letters(run: Run) -> None:
     reasons = {(key, value): field for key, value, field in BAD}
     for sent in run.expected.rejected:
         letter = letters[sent.partition, sent.offset]
-        decoded = {n: None if letter[n] is None else base64.b64decode(letter[n]) for n in ("key_base64", "value_base64")}
+        decoded = {
+            n: None if letter[n] is None else base64.b64decode(letter[n])
+            for n in ("key_base64", "value_base64")
+        }
         assert (decoded["key_base64"], decoded["value_base64"]) == (sent.key, sent.value)
         assert letter["topic"] == settings.events_topic
         assert letter["field"] == reasons[sent.key, sent.value], letter
