@@ -36,6 +36,7 @@ from stream_app.served_model import NEIGHBOURS, ServedModel
 from stream_app.user_table import UserTable
 
 _NOTHING = [("", 0.0)]  # an event without feedback moves only the user's clock
+DISLIKED = -1.0  # stands for the strength of feedback that says no
 LIST_GAP = 1  # lists are made for a user who comes back within a minute
 
 
@@ -231,7 +232,7 @@ class Recommender:
         return Outcome(examples, self.lists(list(active), active), states, applied, len(events) - applied)
 
     def _judged(self, event: Event) -> list[tuple[str, float]]:
-        """The items that an event speaks of, with the strength of the feedback; one without item if of none."""
+        """The items an event speaks of, with the strength of the feedback; one without item if of none."""
         liked = feedback(event, self.weights, self.rating_threshold)
         if liked:
             return liked
