@@ -122,8 +122,8 @@ async def test_hostile_ids_are_data(store: Store, raw: redis.Redis, user_id: str
     await store.write([("u1", b'{"of":"u1"}'), (user_id, b'{"of":"it"}')], [(user_id, b"s")])
     assert await store.read_list(user_id) == {"of": "it"} and await store.read_list("u1") == {"of": "u1"}
     assert await store.load_states([user_id, "u1"]) == [b"s", None]
-    await store.erase_user(user_id)
-    assert list(everything(raw)) == ["rec:v1:user:{u1}:top"]
+    await store.erase_user(user_id, 0, 7)
+    assert [key for key in everything(raw) if ":user:" in key] == ["rec:v1:user:{u1}:top"]
 
 
 async def test_states_come_back_in_order(store: Store) -> None:
@@ -160,7 +160,7 @@ def test_a_list_is_the_json_of_the_contract() -> None:
 async def test_a_release_is_pointed_to_when_it_is_whole(store: Store, raw: redis.Redis) -> None:
     """Release, meta, first overlay and pointer change in one transaction."""
     assert await store.current_version() is None and await store.read_release("v1") is None
-    assert await store.read_meta("v1") is None and await store.read_overlays("v1", 0) == []
+    assert await store.read_meta("v1") is None and await store.read_overlays("v1") == (None, [])
     with raw.monitor() as monitor:
         await store.publish_release("v1", b"data", {"a": 1}, b"o1")
         commands = [monitor.next_command()["command"] for _ in range(9)]
@@ -174,10 +174,13 @@ async def test_overlays_are_read_from_where_a_worker_is(store: Store) -> None:
     """They come in order; publishing a release again begins a new row of them."""
     await store.publish_release("v1", b"data", {}, b"o0")
     assert [await store.push_overlay("v1", f"o{k}".encode()) for k in (1, 2)] == [2, 3]
-    assert await store.read_overlays("v1", 0) == [b"o0", b"o1", b"o2"]
-    assert await store.read_overlays("v1", 2) == [b"o2"] and await store.read_overlays("v1", 3) == []
-    await store.publish_release("v1", b"data", {}, b"all")
-    assert await store.read_overlays("v1", 0) == [b"all"]
+    first, overlays = await store.read_overlays("v1")
+    assert overlays == [b"o0", b"o1", b"o2"]
+    assert await store.read_overlays("v1", 2, first) == (first, [b"o2"])
+    assert await store.read_overlays("v1", 3, first) == (first, [])
+    await store.publish_release("v1", b"data", {"again": True}, b"all")
+    second, overlays = await store.read_overlays("v1", 3, first)
+    assert second != first and overlays == [b"all"]
 
 
 @pytest.mark.parametrize("gone", ["all", "v1:release", "v1:meta", "v1:overlay", "current"])
