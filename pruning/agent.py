@@ -8,7 +8,7 @@ sees the old artefact or the new one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -127,8 +127,26 @@ class PruningAgent:
         self.active: Artefact | None = None
         self.previous: Artefact | None = None
 
-    def propose(self, model: Any, metadata: Mapping[str, Any] | None = None) -> Proposal:
+    def propose(
+        self,
+        model: Any,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        refit: Callable[[Artefact], Any] | None = None,
+    ) -> Proposal:
         """Freeze the model and build the dense export and the candidate from the same copy.
+
+        Parameters
+        ----------
+        model
+            A model `pruning.snapshot` knows, or a `Snapshot`.
+        metadata
+            What the candidate should carry; JSON.
+        refit
+            Called with the pruned candidate; returns a fresh model trained on logged examples with the
+            features the candidate has kept (`Examples.only`). Its weights take the place of the dense
+            trainer's: they are better where much is pruned. The guard compares with the dense export all the
+            same.
 
         Raises
         ------
@@ -139,7 +157,12 @@ class PruningAgent:
         mask = self.pruner.compute_mask(frozen)
         dense = Artefact.build(frozen, None, Float32(), {"role": "dense"})
         parent = None if self.active is None else self.active.version
-        candidate = Artefact.build(frozen, mask, self.quantizer, {"parent": parent, **(metadata or {})})
+        about = {"parent": parent, **(metadata or {})}
+        candidate = Artefact.build(frozen, mask, self.quantizer, about)
+        if refit is not None:
+            refitted = dataclasses.replace(snapshot(refit(candidate)).check(), step=frozen.step)
+            known = np.isin(refitted.keys, frozen.keys[mask])
+            candidate = Artefact.build(refitted, known, self.quantizer, {**about, "refitted": True})
         return Proposal(dense, candidate, _report(frozen, mask, dense, candidate), frozen.step)
 
     def judge(

@@ -10,6 +10,7 @@ from pruning import (
     Artefact,
     DecisionRecord,
     EmptyModelError,
+    Examples,
     FTRLProximal,
     Guard,
     Ledger,
@@ -19,6 +20,7 @@ from pruning import (
     PruningError,
     SaliencyPruner,
     UnsupportedModelError,
+    evaluate,
 )
 
 
@@ -148,3 +150,29 @@ def test_rejections_in_a_row_open_the_breaker() -> None:
     for _ in range(3):
         agent.judge(proposal, np.zeros(100), np.ones(100))
     assert not agent.breaker.allows(proposal.step)
+
+
+def test_a_refitted_candidate_has_the_kept_features_and_better_weights() -> None:
+    """With `refit` the candidate's weights come from a model trained on the kept features only."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(4000):
+        f, g = int(min(rng.zipf(1.2), 300)), int(rng.integers(0, 1000))
+        rows.append(({f"f={f}": 1.0, f"noise={g}": 1.0}, bool(rng.random() < (0.8 if f % 2 else 0.2))))
+    model = linear_model.LogisticRegression(FTRLProximal(alpha=0.5), intercept_lr=0)
+    for x, y in rows[:2000]:
+        model.learn_one(x, y)
+    logged, test = Examples.from_river(rows[:2000]), Examples.from_river(rows[2000:])
+
+    def refit(candidate: Artefact) -> linear_model.LogisticRegression:
+        fresh = linear_model.LogisticRegression(FTRLProximal(alpha=0.5), intercept_lr=0)
+        kept = logged.only(candidate)
+        for i, y in enumerate(kept.y):  # a token is a feature name, too
+            fresh.learn_one({int(k): 1.0 for k in kept.keys[kept.indptr[i] : kept.indptr[i + 1]]}, bool(y))
+        return fresh
+
+    agent = PruningAgent(SaliencyPruner(0.95))
+    plain, refitted = agent.propose(model), agent.propose(model, refit=refit)
+    assert len(refitted.candidate) <= len(plain.candidate)
+    assert refitted.candidate.metadata["refitted"]
+    assert evaluate(refitted.candidate, test).logloss < evaluate(plain.candidate, test).logloss
