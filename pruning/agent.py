@@ -33,6 +33,26 @@ class Pruner(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class FieldReport:
+    """One field of a dry run.
+
+    Parameters
+    ----------
+    field
+        Its name or number.
+    live, kept
+        Weights before and after.
+    predicted_cost
+        Σ½w²H of what goes, per example learned.
+    """
+
+    field: str
+    live: int
+    kept: int
+    predicted_cost: float
+
+
+@dataclasses.dataclass(frozen=True)
 class PruneReport:
     """What a proposal would change.
 
@@ -59,6 +79,20 @@ class PruneReport:
     def share_kept(self) -> float:
         """Stored weights over live weights."""
         return self.weights_after / self.weights_before
+
+    def by_field(self, names: Mapping[int, str] | None = None) -> list[FieldReport]:
+        """A dry run by field, the dearest first: what would go, and what that is predicted to cost.
+
+        Parameters
+        ----------
+        names
+            Field number → name; the number is shown where there is none.
+        """
+        rows = [
+            FieldReport((names or {}).get(number, f"{number:#06x}"), total, kept, cost)
+            for number, (total, kept, cost) in self.fields.items()
+        ]
+        return sorted(rows, key=lambda row: (-row.predicted_cost, row.field))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from pruning import (
     FTRLProximal,
     Guard,
     Ledger,
+    LedgerError,
     NonFiniteError,
     ParameterError,
     PruningAgent,
@@ -21,6 +22,7 @@ from pruning import (
     SaliencyPruner,
     UnsupportedModelError,
     evaluate,
+    field_id,
 )
 
 
@@ -176,3 +178,27 @@ def test_a_refitted_candidate_has_the_kept_features_and_better_weights() -> None
     assert len(refitted.candidate) <= len(plain.candidate)
     assert refitted.candidate.metadata["refitted"]
     assert evaluate(refitted.candidate, test).logloss < evaluate(plain.candidate, test).logloss
+
+
+def test_the_dry_run_names_the_fields() -> None:
+    """Rows add up to the report and the dearest field comes first."""
+    report = PruningAgent(SaliencyPruner(0.8)).propose(trained()).report
+    rows = report.by_field({field_id("f"): "f"})
+    assert rows[0].field == "f"
+    assert sum(row.live for row in rows) == report.weights_before
+    assert sum(row.predicted_cost for row in rows) == pytest.approx(report.predicted_cost)
+
+
+def test_a_ledger_that_cannot_be_written_leaves_the_active_artefact() -> None:
+    """A crash between decision and promotion serves exactly the old artefact, never a mixture."""
+
+    class Full(Ledger):
+        def append(self, record: DecisionRecord) -> None:
+            raise LedgerError("no space left")
+
+    agent = PruningAgent(SaliencyPruner(0.5), guard=Guard(min_samples=10))
+    agent.judge(agent.propose(trained(0)), np.zeros(100), np.zeros(100))
+    served, agent.ledger = agent.active, Full()
+    with pytest.raises(LedgerError):
+        agent.judge(agent.propose(trained(1)), np.zeros(100), np.zeros(100))
+    assert agent.active is served
