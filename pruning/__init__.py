@@ -42,7 +42,19 @@ from pruning.errors import (
     PruningError,
     UnsupportedModelError,
 )
-from pruning.evaluation import Curve, CurvePoint, Examples, Quality, auc, curve, evaluate, plot, quality
+from pruning.evaluation import (
+    Curve,
+    CurvePoint,
+    Examples,
+    Quality,
+    auc,
+    curve,
+    evaluate,
+    plot,
+    progressive,
+    quality,
+    top_k_overlap,
+)
 from pruning.fisher import FisherTracker, RankPruner
 from pruning.guard import Guard, GuardDecision, Shadow
 from pruning.importance import FieldImportance, FieldSelection, field_contributions, log_loss, select_fields
@@ -139,6 +151,7 @@ __all__ = [
     "lookup_one",
     "plot",
     "prefetch_one",
+    "progressive",
     "prune_model",
     "quality",
     "quantize_model",
@@ -148,5 +161,6 @@ __all__ = [
     "snapshot",
     "to_wire",
     "token",
+    "top_k_overlap",
     "weight_tables",
 ]

@@ -395,7 +395,9 @@ def _find(table, key):  # type: ignore[no-untyped-def]
 @nb.njit(cache=True, nogil=True)
 def _place(table, rows):  # type: ignore[no-untyped-def]
     for i in range(len(rows)):
-        table[_find(table, rows[i, 0])] = rows[i]
+        slot = _find(table, rows[i, 0])
+        for column in range(4):
+            table[slot, column] = rows[i, column]
 
 
 @nb.njit(cache=True, nogil=True)
