@@ -19,10 +19,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import redis
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 
 from stream_app.config import Settings, load_settings
@@ -132,7 +139,7 @@ class Deployment:
             "state_dir": folder / "state",
             "namespace": name,
             "group": name,
-            **{f"{topic}_topic": f"{name}.{topic}" for topic in ("events", "items", "users", "examples", "control")},
+            **{f"{t}_topic": f"{name}.{t}" for t in ("events", "items", "users", "examples", "control")},
             "dead_letter_topic": f"{name}.events.dlq",
             "io_timeout_s": 15,
             "session_timeout_s": 6,
@@ -217,7 +224,7 @@ class Deployment:
             partitions = consumer.list_topics(topic, 10).topics[topic].partitions
             messages: list[Any] = []
             for partition in sorted(partitions):
-                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), 10)
+                low, high = self.until(lambda p=partition: _ends(consumer, topic, p), f"{topic} has a leader")  # type: ignore[misc]
                 consumer.assign([TopicPartition(topic, partition, low)])
                 place = low
                 while place < high:
@@ -282,6 +289,14 @@ class Deployment:
                 why = f"{dead[0].roles} died" if dead else f"not within {within_s:g} s"
                 raise AssertionError(f"{what}: {why}\n{logs}")
             time.sleep(0.05)
+
+
+def _ends(consumer: Consumer, topic: str, partition: int) -> tuple[int, int] | None:
+    """First and next offset of a partition, None while the client does not know its leader."""
+    try:
+        return cast(tuple[int, int], consumer.get_watermark_offsets(TopicPartition(topic, partition), 10))
+    except KafkaException:
+        return None
 
 
 def shop_messages(events: int, seed: int = 3) -> tuple[list[Message], list[Message]]:
