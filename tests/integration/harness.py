@@ -162,16 +162,27 @@ class Deployment:
         """Start a process with some roles; with `wait`, return when it is ready."""
         name = "-".join(roles)
         self._started[name] += 1
-        values = {f"RECS_{key.upper()}": str(value) for key, value in self.values.items()}
-        environment = os.environ | values | {
-            "PYTHONPATH": str(ROOT), "RECS_WEB_PORT": str(free_port()), "PYTHONUNBUFFERED": "1", **env,
-        }  # fmt: skip
-        environment.pop("FAILPOINT", None) if "FAILPOINT" not in env else None
+        environment = self.environment() | {"RECS_WEB_PORT": str(free_port()), **env}
         role = Role(list(roles), environment, self.folder / f"{name}-{self._started[name]}.log")
         self.roles.append(role)
         if wait:
             self.until(lambda: role.ready, f"{name} is ready", within_s=60)
         return role
+
+    def environment(self, **settings: Any) -> dict[str, str]:
+        """The environment of a process with this system's settings, some of them replaced."""
+        values = {f"RECS_{key.upper()}": str(value) for key, value in (self.values | settings).items()}
+        inherited = {key: value for key, value in os.environ.items() if key != "FAILPOINT"}
+        return inherited | values | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+    def recs(
+        self, *arguments: str, within_s: float = 60, **settings: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of the command line to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "stream_app.cli", *arguments], env=self.environment(**settings),
+            cwd=self.folder, capture_output=True, text=True, timeout=within_s, check=False,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Kill what still runs."""
