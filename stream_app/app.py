@@ -61,6 +61,10 @@ def make_app(
         value_serializer="raw",
         key_serializer="raw",
         broker_commit_every=1,
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=settings.session_timeout_s / 10,
+        # There is one learner; after a crash it has its place in the group back at once.
+        consumer_group_instance_id="learner" if "learner" in roles else settings.instance or None,
     )
     app.conf.web_enabled = False
     services: dict[str, Any] = {}

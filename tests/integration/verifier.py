@@ -116,7 +116,7 @@ def check_users(system: Deployment, expected: Expected) -> None:
 
 
 def check_examples(system: Deployment, expected: Expected) -> None:
-    """Hold the examples topic against the recomputation: after repeats are dropped, each example is there once."""
+    """Hold the examples topic against the recomputation: without repeats, each example is there once."""
     learned: list[tuple[int, int]] = []
     high_water: dict[int, int] = {}
     for message in system.read(system.settings.examples_topic):
@@ -134,13 +134,16 @@ def checkpointed(system: Deployment) -> Learner | None:
 
 
 def check_everything(system: Deployment, learner: Role) -> None:
-    """Hold users, dead letters and the learner's counters against a recomputation from the log."""
+    """Hold users, dead letters and the learner against a recomputation; ends the process of the learner."""
     expected = recompute(system.ledger, system.settings)
     check_users(system, expected)
-
     letters = {(m["partition"], m["offset"]) for m in system.dead_letters()}
     assert letters == {(s.partition, s.offset) for s in expected.rejected}
+    check_learner(system, learner, expected)
 
+
+def check_learner(system: Deployment, learner: Role, expected: Expected) -> None:
+    """Wait until everything is learned, end the process, and hold its counters against the recomputation."""
     system.until(
         lambda: (found := checkpointed(system)) is not None and found.high_water == expected.high_water,
         "the learner has everything",
@@ -149,6 +152,6 @@ def check_everything(system: Deployment, learner: Role) -> None:
     learned = checkpointed(system)
     assert learned is not None
     assert learned.step == len(expected.learnable)
-    counts = {i: float(learned.stats.count[learned.items.find(i)]) for i in expected.counts}
+    counts = {i: float(learned.stats.count[learned.items.number(i)]) for i in expected.counts}
     assert counts == pytest.approx(expected.counts, rel=1e-5)
     assert float(learned.stats.count.sum()) == pytest.approx(sum(expected.counts.values()), rel=1e-5)
