@@ -9,6 +9,7 @@ Commands on the control topic, JSON: `{"command": "prune"}`, `{"command": "rollb
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterable
@@ -148,6 +149,8 @@ class System:
             if role in self.services:
                 await self.services[role].start()
         await self.app.start()
+        gc.freeze()  # libraries and kernels stay: the collector need not walk through them again and again
+        gc.set_threshold(50_000)  # and a batch is many small records that die young
 
     async def stop(self) -> None:
         """Stop everything, the worker first, so that the learner hears of its last examples."""
