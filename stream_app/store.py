@@ -17,7 +17,7 @@ import msgspec
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from stream_app.errors import ConfigError, StoreError
 from stream_app.recommender import Offered
@@ -281,9 +281,9 @@ class Store:
             return await answer
         except (RedisError, OSError, ssl.SSLError) as error:
             text = str(error)
-            hint = (
-                "free memory or raise maxmemory"
-                if "OOM" in text
-                else "is it running, and is RECS_REDIS_URL right?"
-            )
+            hint = "is it running, and is RECS_REDIS_URL right?"
+            if "OOM" in text:
+                hint = "free memory or raise maxmemory"
+            elif isinstance(error, AuthenticationError) or "HELLO" in text:
+                hint = "check user and password in RECS_REDIS_URL"
             raise StoreError(f"Redis at {self._where}: {text or type(error).__name__}; {hint}") from error
