@@ -20,7 +20,7 @@ import numpy as np
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from stream_app.errors import ConfigError, StoreError
 from stream_app.recommender import Lists, Offered
@@ -364,4 +364,6 @@ class Store:
             hint = "is it running, and is RECS_REDIS_URL right?"
             if "maxmemory" in text:
                 hint = "free memory or raise maxmemory"
+            elif isinstance(error, AuthenticationError) or "HELLO" in text:
+                hint = "check user and password in RECS_REDIS_URL"
             raise StoreError(f"Redis at {self._where}: {text or type(error).__name__}; {hint}") from error
