@@ -173,12 +173,11 @@ def run(
             "ours_over_floor": median["ours"] / median["floor"], "runs_eps": rates, "ours": typical,
         },
         "goals": {
-            "ours_eps": {"value": median["ours"], "goal": ">= 5000", "ok": median["ours"] >= 5_000},
-            "ours_over_naive": {
-                "value": median["ours"] / median["naive"], "goal": ">= 30", "ok": median["ours"] >= 30 * median["naive"]
-            },
-            "ours_over_floor": {
-                "value": median["ours"] / median["floor"], "goal": ">= 0.5", "ok": median["ours"] >= 0.5 * median["floor"]
-            },
+            name: {"value": value, "goal": f">= {goal}", "ok": value >= goal}
+            for name, value, goal in (
+                ("ours_eps", median["ours"], 5_000),
+                ("ours_over_naive", median["ours"] / median["naive"], 30),
+                ("ours_over_floor", median["ours"] / median["floor"], 0.5),
+            )
         },
     }  # fmt: skip

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 from pruning.artefact import Artefact
 from pruning.errors import ParameterError
 from pruning.guard import Guard, GuardDecision
-from pruning.importance import log_loss
+from pruning.importance import FieldImportance, Measure, field_contributions, log_loss
 from pruning.pruners import SaliencyPruner
 from pruning.quantization import Float32, Int8, Quantizer
-from pruning.tokens import encode
+from pruning.tokens import VALUE_BITS, encode
 from pruning.weights import Snapshot, snapshot
 
 
@@ -50,6 +51,30 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def part(self, first: int, last: int) -> Examples:
+        """Examples `first` to `last`, without the last."""
+        first, last = min(first, len(self)), min(last, len(self))
+        cut = slice(self.indptr[first], self.indptr[last])
+        indptr = self.indptr[first : last + 1] - self.indptr[first]
+        return Examples(self.keys[cut], self.values[cut], indptr, self.y[first:last])
+
+    def without(self, fields: Collection[int]) -> Examples:
+        """The same examples without the features of some fields."""
+        own = self.keys >> np.uint64(VALUE_BITS)
+        return self._select(~np.isin(own, np.array(sorted(fields), np.uint64)))
+
+    def only(self, artefact: Artefact) -> Examples:
+        """The same examples with the features that an artefact has kept.
+
+        Training a fresh model on them refits what is left: weights learned beside features that are gone are
+        not the best ones without them.
+        """
+        return self._select(artefact.lookup(self.keys) != 0)
+
+    def _select(self, keep: NDArray[np.bool_]) -> Examples:
+        ends = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
+        return Examples(self.keys[keep], self.values[keep], ends, self.y)
 
     @classmethod
     def from_river(cls, rows: Iterable[tuple[Mapping[Hashable, Any], Any]]) -> Examples:
@@ -102,7 +127,8 @@ def auc(scores: ArrayLike, y: ArrayLike) -> float:
     n, total = int(positive.sum()), len(positive)
     if n in (0, total):
         return float("nan")
-    rank = stats.rankdata(scores)
+    _, place, ties = np.unique(np.asarray(scores, np.float64), return_inverse=True, return_counts=True)
+    rank = (np.cumsum(ties) - (ties - 1) / 2)[place]
     return float((rank[positive].sum() - n * (n + 1) / 2) / (n * (total - n)))
 
 
@@ -136,6 +162,89 @@ def evaluate(artefact: Artefact, examples: Examples) -> Quality:
     spent = (time.perf_counter_ns() - start) / len(examples)
     covered = float((artefact.lookup(examples.keys) != 0).mean()) if len(examples.keys) else float("nan")
     return quality(logits, examples.y, coverage=covered, nanoseconds=spent)
+
+
+class EncodedLearner(Protocol):
+    """A model that learns encoded batches in order, such as `stream_app.model.FTRLClassifier`."""
+
+    def learn_many_encoded(
+        self,
+        keys: NDArray[np.uint64],
+        values: NDArray[np.float32],
+        indptr: NDArray[np.int64],
+        y: NDArray[np.float32],
+    ) -> NDArray[np.float64]:
+        """Learn examples one after the other; the probability of each before it was learned, (n,)."""
+        ...
+
+    def lookup(self, keys: NDArray[np.uint64]) -> NDArray[np.float32]:
+        """The weights of tokens, (n,)."""
+        ...
+
+
+def progressive(examples: Examples, make: Callable[[], EncodedLearner], *, batch: int = 1000) -> Measure:
+    """The measure `select_fields` asks for: test-then-learn on logged examples without some fields.
+
+    Parameters
+    ----------
+    examples
+        Logged examples in time order.
+    make
+        Returns an untrained model.
+    batch
+        Importance is measured on so many examples before they are learned.
+
+    Returns
+    -------
+    A function of the fields to leave out: progressive logloss, and field → what leaving it out would cost.
+    """
+    fields = np.unique(examples.keys >> np.uint64(VALUE_BITS))
+
+    def measure(dropped: frozenset[int]) -> tuple[float, dict[int, float]]:
+        left = examples.without(dropped)
+        model, importance = make(), FieldImportance([int(f) for f in fields if int(f) not in dropped])
+        total = 0.0
+        for i in range(0, len(left), batch):
+            part = left.part(i, i + batch)
+            contributions = model.lookup(part.keys) * part.values
+            importance.update(
+                field_contributions(part.keys, contributions, part.indptr, importance.fields), part.y
+            )
+            p = model.learn_many_encoded(part.keys, part.values, part.indptr, part.y)
+            total -= float(np.log(np.where(part.y > 0, p, 1 - p)).sum())
+        return total / len(left), importance.leave_one_out()
+
+    return measure
+
+
+def top_k_overlap(
+    dense: NDArray[np.float64], candidate: NDArray[np.float64], indptr: NDArray[np.int64], k: int = 10
+) -> float:
+    """Mean share of the top-k that two scorings of the same lists agree on; the guard's overlap.
+
+    Parameters
+    ----------
+    dense, candidate
+        Scores of the items of all lists, one list behind the other, (nnz,).
+    indptr
+        List i owns entries indptr[i] to indptr[i+1], (n+1,).
+    k
+        Of a list with fewer items, all count.
+
+    Examples
+    --------
+    >>> top_k_overlap(np.array([3., 2., 1.]), np.array([3., 1., 2.]), np.array([0, 3]), k=2)
+    0.5
+    """
+    shares = []
+    for first, last in itertools.pairwise(indptr.tolist()):
+        size = min(k, last - first)
+        if size:
+            ours, theirs = (
+                set(np.argsort(-s[first:last], kind="stable")[:size].tolist()) for s in (dense, candidate)
+            )
+            shares.append(len(ours & theirs) / size)
+    return float(np.mean(shares)) if shares else float("nan")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ Commands on the control topic, JSON: `{"command": "prune"}`, `{"command": "rollb
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -61,6 +62,10 @@ def make_app(
         value_serializer="raw",
         key_serializer="raw",
         broker_commit_every=1,
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=settings.session_timeout_s / 10,
+        # There is one learner; after a crash it has its place in the group back at once.
+        consumer_group_instance_id="learner" if "learner" in roles else settings.instance or None,
     )
     app.conf.web_enabled = False
     services: dict[str, Any] = {}
@@ -104,7 +109,7 @@ async def carry_out(command: Command, services: dict[str, Any]) -> str:
     """Carry out one command; returns what was done, in words."""
     learner, worker = services.get("learner"), services.get("worker")
     if command.command == "prune" and learner is not None:
-        return str(learner.prune_now())
+        return str(await learner.prune_now())
     if command.command == "rollback" and learner is not None:
         return str(await learner.rollback(command.reason))
     if command.command == "erase" and worker is not None and command.user_id:
@@ -126,6 +131,7 @@ class System:
         self.settings = settings
         self.app, self.services = make_app(settings, roles, metrics=self.metrics)
         self._page: StatusPage | None = None
+        self._shell: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
@@ -140,15 +146,23 @@ class System:
         await self.stop()
 
     async def start(self) -> None:
-        """Start the application and the roles, the learner first."""
-        if self.settings.web_port:
-            self._page = StatusPage(
-                self.settings.web_host, self.settings.web_port, self.metrics, lambda: self.ready
-            )
-        for role in ("learner", "worker"):
-            if role in self.services:
-                await self.services[role].start()
-        await self.app.start()
+        """Start the application and the roles, the learner first; if one fails, stop the others.
+
+        Faust's own start ends with the first assignment of the `control` topic, which takes a minute after a
+        crash. Nothing else depends on it, so nobody waits for it.
+        """
+        try:
+            if self.settings.web_port:
+                self._page = StatusPage(
+                    self.settings.web_host, self.settings.web_port, self.metrics, lambda: self.ready
+                )
+            for role in ("learner", "worker"):
+                if role in self.services:
+                    await self.services[role].start()
+        except BaseException:
+            await self.stop()
+            raise
+        self._shell = asyncio.create_task(self.app.start())
         gc.freeze()  # libraries and kernels stay: the collector need not walk through them again and again
         gc.set_threshold(50_000)  # and a batch is many small records that die young
 
@@ -157,7 +171,10 @@ class System:
         for role in ("worker", "learner"):
             if role in self.services:
                 await self.services[role].stop()
-        await self.app.stop()
+        if self._shell is not None:
+            self._shell.cancel()
+            await asyncio.wait([self._shell])
+            await self.app.stop()
         if self._page is not None:
             self._page.close()
 
@@ -166,4 +183,6 @@ class System:
         for service in self.services.values():
             if service.crashed:
                 return service.crash_reason  # type: ignore[no-any-return]
+        if self._shell is not None and self._shell.done() and not self._shell.cancelled():
+            return self._shell.exception()
         return None

@@ -12,7 +12,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.retrieval import MAX_ROW, SOURCE_POWER, WINDOW
+from stream_app.retrieval import MAX_ROW, WINDOW, source_discount
 
 HISTORY_DECAY = 0.8  # what an item of the history counts less than the next more recent one
 LAST_EPOCH = 2**31 - 1  # a busy worker gets there in a day
@@ -129,7 +129,7 @@ def gather_learned(graph, stats, history, scratch):  # type: ignore[no-untyped-d
     n_found, h, epoch = 0, len(history), scratch.epoch[0]
     total, support, mark, found = scratch.total, scratch.support, scratch.mark, scratch.found
     starts, lengths, arena, weights = graph.start, graph.length, graph.item, graph.weight
-    count, discount = stats.count, stats.discount
+    discount = stats.discount
     weight = np.float32(1.0)
     scores = np.empty(MAX_ROW, np.float32)
     for d in range(min(h, WINDOW)):
@@ -138,7 +138,7 @@ def gather_learned(graph, stats, history, scratch):  # type: ignore[no-untyped-d
         items = arena[start : start + length]
         for k in range(length):
             scores[k] = weights[start + k] * discount[items[k]]
-        source = np.float32(1.0 + count[j]) ** np.float32(-SOURCE_POWER)
+        source = source_discount(stats, j)
         n_found = _point_at(
             total, support, mark, found, epoch, items, scores, source, weight, d == 0, n_found
         )

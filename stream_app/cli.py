@@ -75,9 +75,9 @@ def demo(
     from stream_app.demo import Demo
 
     console = Console(stderr=as_json, highlight=False)
-    result = run(Demo(console, events=events, seed=seed).run(serve=serve))
+    report = run(Demo(console, events=events, seed=seed).run(serve=serve))
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(report.to_json_object()))
 
 
 @app.command()
@@ -361,8 +361,9 @@ def history(
     for r in records:
         colour = {"promote": "green", "undecided": "yellow"}.get(r.verdict, "red")
         table.add_row(
-            r.time or "", r.version, f"[{colour}]{r.verdict}[/]", f"{r.weights_before:,} → {r.weights_after:,}",
-            f"{r.bytes_before:,} → {r.bytes_after:,}", r.reason,
+            r.time or "", r.version, f"[{colour}]{r.verdict}[/]",
+            f"{r.weights_before:,} → {r.weights_after:,}", f"{r.bytes_before:,} → {r.bytes_after:,}",
+            r.reason,
         )  # fmt: skip
     Console(highlight=False).print(table)
 
@@ -400,7 +401,8 @@ class _Progress:
 
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=quiet, transient=True,
+            TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=quiet,
+            transient=True,
         )  # fmt: skip
         self._text = text
         self._tasks: dict[str, Any] = {}

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     # Names
     namespace: str = Field("rec", pattern=r"^[A-Za-z0-9_-]{1,32}$", description="prefix of all Redis keys")
     group: str = Field("recs", min_length=1, max_length=100, description="consumer group of the workers")
+    instance: str = Field(
+        "",
+        max_length=100,
+        description="name of this worker that outlives it: started again, it has its partitions back at once",
+    )
     events_topic: str = Field("events", description="topic of user events, key = user_id")
     items_topic: str = Field("items", description="compacted topic of item descriptions, key = item_id")
     users_topic: str = Field("users", description="compacted topic of user descriptions, key = user_id")
@@ -94,6 +99,9 @@ class Settings(BaseSettings):
     max_event_bytes: int = Field(
         1_000_000, ge=1_000, description="larger messages are dead-lettered unparsed"
     )
+    session_timeout_s: float = Field(
+        30, ge=1, description="silence after which a worker's partitions go to the others"
+    )
     io_timeout_s: float = Field(30, gt=0, description="longest wait for Kafka or Redis to answer")
 
     @field_validator("event_weights")
@@ -123,8 +131,8 @@ class Settings(BaseSettings):
         ConfigError
             If there is no such River classifier, it is not linear, or it does not take these parameters.
         """
-        from pruning import snapshot  # noqa: PLC0415  # compiled code, only where a model is made
-        from stream_app.model import FTRLClassifier  # noqa: PLC0415
+        from pruning import snapshot  # compiled code, only where a model is made
+        from stream_app.model import FTRLClassifier
 
         given = f"RECS_RANKER={self.ranker!r}"
         try:

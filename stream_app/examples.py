@@ -42,7 +42,7 @@ class ExampleBatch:
     gap
         Bucket of the time since the user's last event, uint8 (e,).
     weight
-        New feedback, float32 (e,), > 0.
+        New feedback, float32 (e,); 0: the user met the item and did not like it.
     users
         Tokens of the user, uint64 (e, USER_TOKENS).
     item, count

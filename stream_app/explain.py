@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stream_app.config import Settings
-from stream_app.errors import TransportError
-from stream_app.events import EventError, User, decode_item, decode_user
+from stream_app.errors import EventError, TransportError
+from stream_app.events import User, decode_item, decode_user
 from stream_app.recommender import Reason, Recommender
 from stream_app.release import Overlay, Release
 from stream_app.store import Store
@@ -45,7 +45,7 @@ async def explain_list(settings: Settings, store: Store, user_id: str) -> tuple[
     states = await store.load_states([user_id])
     if version is not None and data is not None:
         recommender.model.load(Release.from_bytes(data), version)
-        for overlay in await store.read_overlays(version, 0):
+        for overlay in (await store.read_overlays(version))[1]:
             recommender.model.apply(Overlay.from_bytes(overlay))
     recommender.users.load(user_id, states[0])
     return [

@@ -15,7 +15,7 @@ import numpy as np
 from mode import Service
 from numpy.typing import NDArray
 
-from pruning import Guard, GuardDecision, Int8, Ledger, PruningAgent, PruningError, SaliencyPruner
+from pruning import GuardDecision, Ledger, PruningError
 from stream_app.checkpoints import StateDir
 from stream_app.config import Settings
 from stream_app.errors import EventError, RecsError, ReleaseError, StoreError
@@ -24,6 +24,7 @@ from stream_app.examples import ExampleBatch
 from stream_app.failpoints import failpoint
 from stream_app.learning import Learner, ranker_step
 from stream_app.model import FTRLClassifier
+from stream_app.online import default_agent
 from stream_app.records import iso_time
 from stream_app.releasing import Published, ReleaseCycle
 from stream_app.retrieval import HALF_LIVES
@@ -65,14 +66,24 @@ class LearnerService(Service):
         self._published: Published | None = None
         self._last_overlay = self._last_checkpoint = 0.0
         self._saved_step = -1
+        self._turn = asyncio.Lock()  # held while the model is read or changed
         self.ready = False
 
     def _make_cycle(self) -> ReleaseCycle:
         s = self.settings
-        guard = Guard(tolerance=s.guard_tolerance, min_samples=s.guard_samples, min_overlap=s.guard_overlap)
-        agent = PruningAgent(SaliencyPruner(s.prune_amount), Int8(), guard, Ledger(self.files.ledger))
+        agent = default_agent(
+            Ledger(self.files.ledger),
+            tolerance=s.guard_tolerance,
+            samples=s.guard_samples,
+            overlap=s.guard_overlap,
+        )
         return ReleaseCycle(
-            self.learner, agent, width=s.neighbours, interval=s.prune_interval, first=s.prune_first
+            self.learner,
+            agent,
+            amount=s.prune_amount,
+            width=s.neighbours,
+            interval=s.prune_interval,
+            first=s.prune_first,
         )
 
     async def on_start(self) -> None:
@@ -90,23 +101,26 @@ class LearnerService(Service):
 
     async def on_stop(self) -> None:
         """Save a last checkpoint and disconnect."""
-        self.ready = False
-        try:
-            self._checkpoint()
-        except RecsError as error:
-            self.log.error("the last checkpoint failed: %s", error)
-        for step in (self._examples.stop, self._items.stop):
+        started, self.ready = self.ready, False
+        async with self._turn:
             try:
-                await step()
+                if started:  # otherwise the checkpoint on disk was not read yet
+                    self._checkpoint()
             except RecsError as error:
-                self.log.warning("while stopping: %s", error)
+                self.log.error("the last checkpoint failed: %s", error)
+            for step in (self._examples.stop, self._items.stop):
+                try:
+                    await step()
+                except RecsError as error:
+                    self.log.warning("while stopping: %s", error)
         await self.store.close()
 
     @Service.task
     async def _run(self) -> None:
         while not self.should_stop:
             try:
-                await self.step()
+                async with self._turn:
+                    await self.step()
             except RecsError as error:
                 await self.crash(error)
                 return
@@ -130,9 +144,10 @@ class LearnerService(Service):
 
     # Commands
 
-    def prune_now(self) -> str:
+    async def prune_now(self) -> str:
         """Put a release on trial at once; returns what was done, in words."""
-        published = self.cycle.propose()
+        async with self._turn:
+            published = self.cycle.propose()
         return (
             "there is nothing to prune yet"
             if published is None
@@ -141,11 +156,12 @@ class LearnerService(Service):
 
     async def rollback(self, reason: str) -> str:
         """Serve the previous release again; returns what was done, in words."""
-        try:
-            published = self.cycle.rollback(reason, self._now())
-        except PruningError as error:
-            return str(error)
-        await self._publish(published)
+        async with self._turn:
+            try:
+                published = self.cycle.rollback(reason, self._now())
+            except PruningError as error:
+                return str(error)
+            await self._publish(published)
         return f"release {published.version} is served again"
 
     # Learning
@@ -231,9 +247,12 @@ class LearnerService(Service):
             for name, scores in by.items()
         ]
         similar = []
-        touched = learner.graph.touched[numbers] >= self._sent_similar
-        self._sent_similar = learner.step
-        tables = learner.tables(numbers[touched][-MOST_SIMILAR:], k)
+        touched = learner.graph.touched[numbers]
+        due = np.flatnonzero(touched >= self._sent_similar)
+        due = due[np.argsort(touched[due], kind="stable")]
+        rest = due[MOST_SIMILAR:]  # for the next time
+        self._sent_similar = int(touched[rest[0]]) if len(rest) else learner.step
+        tables = learner.tables(numbers[due[:MOST_SIMILAR]], k)
         for r, refs, levels, scale in zip(
             tables.rows.tolist(), tables.neighbours, tables.scores, tables.scale.tolist(), strict=True
         ):
@@ -296,14 +315,16 @@ class LearnerService(Service):
         self.cycle = self._make_cycle()
         self._places = dict(extra["places"])  # type: ignore[call-overload]
         self._saved_step = self.learner.step
+        releases = []
         for name in ("active", "previous"):
-            version = extra[name]
-            if version is None:
-                continue
             try:
-                self.cycle.restore(name, *self.files.load_release(str(version)))
+                if extra[name] is not None:
+                    releases.append(self.files.load_release(str(extra[name])))
             except ReleaseError as error:
                 self.log.error("%s; the next release replaces it", error)
+                break
+        if releases:
+            self.cycle.restore(*releases)
         self.log.info("going on after %d examples", self.learner.step)
 
     def _now(self) -> str:

@@ -243,6 +243,7 @@ class Learner:
             keys=self.items.keys[mentioned],
             rows=place[rows],
             count=self.stats.count[rows],
+            met=self.stats.met[rows],
             first=self.stats.first[rows],
             last=self.stats.last[rows],
             trend=self.stats.trend[rows],

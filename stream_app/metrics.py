@@ -322,6 +322,8 @@ def probabilities_of_scores(scores: ArrayLike, blocks: int = 100) -> Floats:
     The scores of models have no common scale. Here each score s becomes σ(a·z + b) with
     z = sign(s)·ln(1 + |s|); a and b are fitted, for each block of tests, to all blocks before it. So the
     probabilities are as strictly prequential as the scores, and the logloss of two models can be compared.
+    As Platt does, the curve is fitted to (m + 1) / (m + 2) and 1 / (m + 2) instead of 1 and 0, m being the
+    number of earlier tests, which keeps it from being certain after a few.
 
     Parameters
     ----------
@@ -348,7 +350,6 @@ def probabilities_of_scores(scores: ArrayLike, blocks: int = 100) -> Floats:
     s = np.asarray(scores, dtype=np.float64).reshape(-1, 2)
     z = np.sign(s) * np.log1p(np.abs(s))
     p = np.where(np.isnan(z), np.nan, 0.5)
-    y = np.broadcast_to([1.0, 0.0], z.shape)
     for block in np.array_split(np.arange(len(z)), blocks)[1:]:
         if block.size == 0:
             continue
@@ -356,7 +357,9 @@ def probabilities_of_scores(scores: ArrayLike, blocks: int = 100) -> Floats:
         valid = np.isfinite(past)
         if not valid.any():
             continue
-        slope, intercept = _recalibrate(y[: block[0]][valid], past[valid])
+        m = len(past)
+        y = np.broadcast_to([(m + 1) / (m + 2), 1 / (m + 2)], past.shape)
+        slope, intercept = _recalibrate(y[valid], past[valid])
         if np.isfinite(slope):
             p[block] = expit(slope * z[block] + intercept)
     return p

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pruning import Guard, Int8, Ledger, PruningAgent, SaliencyPruner
+from pruning import CircuitBreaker, Guard, Int8, Ledger, PruningAgent, SaliencyPruner
 from stream_app.candidates import clear_item
 from stream_app.events import DEFAULT_WEIGHTS, Event, Item, User
 from stream_app.features import N_NUMBERS, describe, gap_bucket
@@ -24,16 +24,19 @@ from stream_app.retrieval import length_bucket
 from stream_app.scoring import MOST_CANDIDATES, View, candidates_of, score
 from stream_app.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
 
-PRUNE = 0.8  # share of the ranker's weights that a release leaves out
-
 
 def default_agent(
-    ledger: Ledger | None = None, *, prune: float = PRUNE, tolerance: float = 2e-3, samples: int = 1_000
+    ledger: Ledger | None = None, *, tolerance: float = 2e-3, samples: int = 1_000, overlap: float = 0.9
 ) -> PruningAgent:
-    """The pruning agent with this project's defaults: saliency, 8 bits, a guard on pairwise loss."""
-    return PruningAgent(
-        SaliencyPruner(prune), Int8(), Guard(tolerance=tolerance, min_samples=samples), ledger
-    )
+    """The pruning agent with this project's defaults: saliency, 8 bits, a guard on pairwise log loss.
+
+    Parameters
+    ----------
+    tolerance, samples, overlap
+        What the guard accepts: rise of the loss, examples at least, agreement of the top 10.
+    """
+    guard = Guard(tolerance=tolerance, min_samples=samples, min_overlap=overlap)
+    return PruningAgent(SaliencyPruner(0.8), Int8(), guard, ledger, breaker=CircuitBreaker(failures=8))
 
 
 class OnlineRecommender:

@@ -36,6 +36,7 @@ from stream_app.served_model import NEIGHBOURS, ServedModel
 from stream_app.user_table import UserTable
 
 _NOTHING = [("", 0.0)]  # an event without feedback moves only the user's clock
+DISLIKED = -1.0  # stands for the strength of feedback that says no
 LIST_GAP = 1  # lists are made for a user who comes back within a minute
 
 
@@ -217,9 +218,9 @@ class Recommender:
             time = event.event_time_ms
             if active.get(event.user_id, -1) < time:
                 active[event.user_id] = time
-            for item_id, strength in feedback(event, self.weights, self.rating_threshold) or _NOTHING:
+            for item_id, strength in self._judged(event):
                 rows.append(row)
-                items.append(self.items.number(item_id) if strength > 0 else 0)
+                items.append(self.items.number(item_id) if strength else 0)
                 times.append(time)
                 strengths.append(strength)
                 places.append(place)
@@ -229,6 +230,15 @@ class Recommender:
             return Outcome(examples, Lists(), [], applied, len(events) - applied)
         states = users.pack_all(list(active))
         return Outcome(examples, self.lists(list(active), active), states, applied, len(events) - applied)
+
+    def _judged(self, event: Event) -> list[tuple[str, float]]:
+        """The items an event speaks of, with the strength of the feedback; one without item if of none."""
+        liked = feedback(event, self.weights, self.rating_threshold)
+        if liked:
+            return liked
+        if event.event_type == "rate" and event.item_id is not None and event.value is not None:
+            return [(event.item_id, DISLIKED)]  # below the threshold
+        return _NOTHING
 
     def _observe(
         self, partition: int, rows: list[int], items: list[int], times: list[int], strengths: list[float],
@@ -246,7 +256,7 @@ class Recommender:
     def _examples(
         self, partition: int, rows: list[int], times: list[int], places: list[int], log: Logged
     ) -> ExampleBatch | None:
-        keep = log.weight > 0
+        keep = log.count > 0
         if not keep.any():
             return None
         seen = np.zeros(self.items.capacity + 1, np.bool_)  # the last one stands for "no item"

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 WINDOW = 50  # history items that an event is linked to
 DECAY = 0.9  # weight of a link per step back in the history
+MET = 0.5  # strength of the links of an item that the user met and did not like
 BACKWARD = 0.7  # weight of the link from the later item to the earlier one
 MAX_ROW = 400  # a learning row grows to this many neighbours …
 KEEP_ROW = 200  # … and is then cut to its best
@@ -51,6 +52,7 @@ class ItemStats(NamedTuple):
     """Counters per item; trends are stored as of the item's last step."""
 
     count: NDArray[np.float32]  # type: ignore[assignment]  # (n,) feedback, in views
+    met: NDArray[np.float32]  # (n,) users who met the item and did not like it
     discount: NDArray[np.float32]  # (n,) (1 + count)^−TARGET_POWER, what popular neighbours are divided by
     first: NDArray[np.int64]  # (n,) step of the first event, −1 before it
     last: NDArray[np.int64]  # (n,) step of the latest event, −1 before it
@@ -83,6 +85,7 @@ def new_stats(n: int = 1024) -> ItemStats:
     """Empty counters with room for `n` items."""
     return ItemStats(
         count=np.zeros(n, np.float32),
+        met=np.zeros(n, np.float32),
         discount=np.ones(n, np.float32),
         first=np.full(n, -1, np.int64),
         last=np.full(n, -1, np.int64),
@@ -111,7 +114,7 @@ def grown(array: NDArray[Any], n: int, empty: float) -> NDArray[Any]:
 
 def grow_stats(stats: ItemStats, n: int) -> ItemStats:
     """The counters with room for `n` items."""
-    empty = ItemStats(count=0, discount=1, first=-1, last=-1, trend=0, by_length=0)  # type: ignore[arg-type]
+    empty = ItemStats(count=0, met=0, discount=1, first=-1, last=-1, trend=0, by_length=0)  # type: ignore[arg-type]
     return ItemStats(*(grown(a, n, e) for a, e in zip(stats, empty, strict=True)))  # type: ignore[arg-type]
 
 
@@ -226,12 +229,13 @@ def learn_visit(graph, stats, history, length, item, amount, step):  # type: ign
     length
         Whole length of the user's history, which may be more than h.
     amount
-        Strength of the feedback; 1 is a view.
+        Strength of the feedback; 1 is a view, 0 means that the user met the item and did not like it: it is
+        linked, because what people meet together says what they meet next, but it counts for nothing.
     step
         Running number of the event, the clock of the trends.
     """
     h = len(history)
-    weight = np.float32(amount)
+    weight = np.float32(amount if amount > 0.0 else MET)
     for d in range(min(h, WINDOW)):
         j = history[h - 1 - d]
         if j != item:
@@ -240,6 +244,9 @@ def learn_visit(graph, stats, history, length, item, amount, step):  # type: ign
         weight *= np.float32(DECAY)
 
     graph.touched[item] = step
+    if amount <= 0.0:
+        stats.met[item] += 1.0
+        return
     stats.count[item] += amount
     stats.discount[item] = np.float32(1.0 + stats.count[item]) ** np.float32(-TARGET_POWER)
     stats.by_length[item, length_bucket(length)] += amount
@@ -250,6 +257,13 @@ def learn_visit(graph, stats, history, length, item, amount, step):  # type: ign
     if stats.first[item] < 0:
         stats.first[item] = step
     stats.last[item] = step
+
+
+@nb.njit(cache=True, nogil=True)
+def source_discount(stats, j):  # type: ignore[no-untyped-def]
+    """What the links of item `j` are multiplied by: the more often it was met, the less each says."""
+    met = np.float32(1.0) + stats.count[j] + np.float32(MET) * stats.met[j]
+    return met ** np.float32(-SOURCE_POWER)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -265,7 +279,7 @@ def export_rows(graph, stats, items, out):  # type: ignore[no-untyped-def]
         length, start = graph.length[j], graph.start[j]
         if length == 0:
             continue
-        source = np.float32(1.0 + stats.count[j]) ** np.float32(-SOURCE_POWER)
+        source = source_discount(stats, j)
         score = np.empty(length, np.float32)
         for k in range(length):
             score[k] = -graph.weight[start + k] * source * stats.discount[graph.item[start + k]]

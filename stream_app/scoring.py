@@ -36,7 +36,7 @@ class Users(NamedTuple):
     """State of the users in memory, one row each."""
 
     items: NDArray[np.int32]  # (u, L) distinct items, the most recent last
-    best: NDArray[np.uint8]  # (u, L) strongest feedback on the item so far, in tenths
+    best: NDArray[np.uint8]  # (u, L) strongest feedback on the item so far, in tenths; 0: met, not liked
     length: NDArray[np.int32]  # (u,)
     last_ms: NDArray[np.int64]  # (u,) latest event time, −1 before the first event
     tokens: NDArray[np.uint64]  # (u, USER_TOKENS)
@@ -75,9 +75,9 @@ class Logged(NamedTuple):
     history: NDArray[np.int32]  # (e, WINDOW) items before the event, the most recent last, −1 in front
     length: NDArray[np.int32]  # (e,) of the whole history
     gap: NDArray[np.uint8]  # (e,) bucket of the time since the user's last event
-    weight: NDArray[np.float32]  # (e,) new feedback, 0: nothing to learn
+    weight: NDArray[np.float32]  # (e,) new feedback, 0: met and not liked
     item: NDArray[np.int32]  # (e, 1 + NEGATIVES) the chosen item, then others
-    count: NDArray[np.int32]  # type: ignore[assignment]  # (e,) filled places; 1: the choice was no candidate
+    count: NDArray[np.int32]  # type: ignore[assignment]  # (e,) filled places; 1: no candidate, 0: nothing to learn
     numbers: NDArray[np.float32]  # (e, 1 + NEGATIVES, N_NUMBERS)
 
 
@@ -297,7 +297,8 @@ def observe(view, users, rows, items, times_ms, weights, seeds, scratch, log):  
     times_ms
         Event times, int64 (e,).
     weights
-        Strength of the feedback, float32 (e,); 0 only moves the user's clock.
+        Strength of the feedback, float32 (e,); 0 only moves the user's clock, below 0 the user met the item
+        and did not like it.
     seeds
         uint64 (e,): which negatives are drawn is a function of the event, so a replay draws the same.
     """
@@ -311,16 +312,22 @@ def observe(view, users, rows, items, times_ms, weights, seeds, scratch, log):  
         h = min(n, WINDOW)
         log_history[e, WINDOW - h :] = history[n - h :]
         user_last[u] = max(user_last[u], times_ms[e])
-        if weights[e] <= 0.0:
+        if weights[e] == 0.0:
             continue
         place = n - 1
         while place >= 0 and history[place] != i:
             place -= 1
-        strength = np.uint8(min(255.0, max(1.0, np.rint(weights[e] * 10.0))))
         before = user_best[u, place] if place >= 0 else np.uint8(0)
+        if weights[e] < 0.0:
+            if place < 0:
+                log_item[e, 0] = i
+                log_count[e] = 1
+            user_length[u] = _put_last(user_items[u], user_best[u], n, place, i, before)
+            continue
+        strength = np.uint8(min(255.0, max(1.0, np.rint(weights[e] * 10.0))))
         log_weight[e] = max(0.0, (np.float32(strength) - np.float32(before)) / np.float32(10.0))
         log_item[e, 0] = i
-        log_count[e] = 1
+        log_count[e] = 1 if log_weight[e] > 0.0 else 0
         if place < 0:
             candidates = candidates_of(view, history, history, MOST_CANDIDATES, scratch)
             c = len(candidates)

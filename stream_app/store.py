@@ -62,6 +62,10 @@ class Keys:
         """What the recommender remembers of a user."""
         return f"{self.namespace}:v1:user:{{{escape(user_id)}}}:state"
 
+    def erased(self, partition: int) -> str:
+        """The last tombstone of a partition of `users` that was carried out."""
+        return f"{self.namespace}:v1:users:erased:{partition}"
+
     def similar(self, item_id: str) -> str:
         """Items that go with an item."""
         return f"{self.namespace}:v1:item:{{{escape(item_id)}}}:similar"
@@ -220,9 +224,20 @@ class Store:
         value = await self._ask(self._redis.get(self.keys.top(user_id)))
         return None if value is None else msgspec.json.decode(value)
 
-    async def erase_user(self, user_id: str) -> None:
-        """Delete all keys of a user."""
-        await self._ask(self._redis.unlink(self.keys.top(user_id), self.keys.state(user_id)))
+    async def erase_user(self, user_id: str, partition: int, offset: int) -> None:
+        """Delete all keys of a user, once per tombstone, which `partition` and `offset` of `users` identify.
+
+        Every worker reads every tombstone, and reads them all again when it starts; a user may have come back
+        since.
+        """
+        place = self.keys.erased(partition)
+        done = await self._ask(self._redis.getex(place, ex=self._state_ttl))
+        if done is not None and int(done) >= offset:
+            return
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.unlink(self.keys.top(user_id), self.keys.state(user_id))
+        pipe.set(place, offset, ex=self._state_ttl)
+        await self._ask(pipe.execute())
 
     # What everybody gets
 
@@ -294,11 +309,23 @@ class Store:
         data: bytes | None = await self._ask(self._redis.get(self.keys.model(version, "release")))
         return data
 
-    async def read_overlays(self, version: str, start: int) -> list[bytes]:
-        """The overlays over a release from number `start` on, in order."""
-        key = self.keys.model(version, "overlay")
-        overlays: list[bytes] = await self._ask(self._redis.lrange(key, start, -1))
-        return overlays
+    async def read_overlays(
+        self, version: str, start: int = 0, publication: bytes | None = None
+    ) -> tuple[bytes | None, list[bytes]]:
+        """The overlays over a release from number `start` on, in order, and the publication they belong to.
+
+        A release is published again, with a new list of overlays, when Redis was emptied, the learner started
+        again, or the list grew long. `publication` names the list that `start` counts in; when another one is
+        there, all of its overlays are returned.
+        """
+        while True:
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.get(self.keys.model(version, "meta"))  # tells the time of publication
+            pipe.lrange(self.keys.model(version, "overlay"), start, -1)
+            found, overlays = await self._ask(pipe.execute())
+            if start == 0 or found == publication:
+                return found, overlays
+            start = 0
 
     async def read_meta(self, version: str) -> dict[str, Any] | None:
         """What is known of a release, None when it is gone."""
@@ -335,6 +362,6 @@ class Store:
         except (RedisError, OSError, ssl.SSLError) as error:
             text = str(error)
             hint = "is it running, and is RECS_REDIS_URL right?"
-            if "OOM" in text:
+            if "maxmemory" in text:
                 hint = "free memory or raise maxmemory"
             raise StoreError(f"Redis at {self._where}: {text or type(error).__name__}; {hint}") from error

@@ -15,12 +15,14 @@ import aiokafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 from aiokafka.helpers import create_ssl_context
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.structs import TopicPartition
 
 from stream_app.config import Settings
 from stream_app.errors import TransportError
+from stream_app.events import Message
 
-Record = ConsumerRecord
+OutMessage = tuple[str, bytes | None, bytes | None, int | None]
+"""What is sent: topic, key, value, and partition, None for the one that the key decides."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Connection:
         except (KafkaError, OSError, ssl.SSLError, TimeoutError) as error:
             text = str(error) or type(error).__name__
             raise TransportError(
-                f"Kafka at {self.bootstrap}: {what} failed: {text}; is it running, and is RECS_KAFKA_BOOTSTRAP right?"
+                f"Kafka at {self.bootstrap}: {what} failed: {text}; "
+                "is it running, and is RECS_KAFKA_BOOTSTRAP right?"
             ) from error
 
 
@@ -122,6 +125,8 @@ class EventSource:
         topic: str,
         group: str,
         *,
+        instance: str = "",
+        session_timeout_s: float = 30.0,
         on_revoked: Callable[[set[int]], Awaitable[None]] | None = None,
     ) -> None:
         self._connection = connection
@@ -129,11 +134,13 @@ class EventSource:
         self._consumer = aiokafka.AIOKafkaConsumer(
             **connection.arguments(),
             group_id=group,
+            group_instance_id=instance or None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             max_partition_fetch_bytes=4 << 20,
-            session_timeout_ms=30_000,
+            session_timeout_ms=int(session_timeout_s * 1000),
+            heartbeat_interval_ms=int(session_timeout_s * 1000 / 10),
             max_poll_interval_ms=300_000,
         )
         self._on_revoked = on_revoked
@@ -158,12 +165,22 @@ class EventSource:
         """Leave the group."""
         await _stop(self._consumer)
 
-    async def poll(self, most: int, wait_s: float) -> dict[int, list[Record]]:
-        """Up to `most` messages by partition, in offset order; waits `wait_s` for the first."""
-        batches = await self._connection.ask(
-            self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=most),
-            f"reading topic {self._topic}",
-        )
+    async def poll(self, most: int, wait_s: float) -> dict[int, list[Message]]:
+        """Up to `most` messages by partition, in offset order; waits `wait_s` for the first.
+
+        During a rebalance there are none. The client would wait for its end, but the rebalance waits in turn
+        for `on_revoked`, which may wait for the caller.
+        """
+
+        async def get() -> dict[TopicPartition, list[Message]]:
+            try:
+                return await asyncio.wait_for(
+                    self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=most), wait_s + 0.4
+                )
+            except TimeoutError:
+                return {}
+
+        batches = await self._connection.ask(get(), f"reading topic {self._topic}")
         return {p.partition: records for p, records in batches.items() if records}
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
@@ -225,8 +242,8 @@ class LogReader:
             if offset is not None and not begins[partition] <= offset <= self._ends[partition]:
                 raise TransportError(
                     f"{self._topic}[{partition.partition}] holds offsets {begins[partition]} to "
-                    f"{self._ends[partition]}, but {offset} is wanted: messages were deleted or the topic was made "
-                    "anew; remove the checkpoint to begin afresh"
+                    f"{self._ends[partition]}, but {offset} is wanted: messages were "
+                    "deleted or the topic was made anew; remove the checkpoint to begin afresh"
                 )
             place = self._ends[partition] if self._from_end else begins[partition]
             self._consumer.seek(partition, place if offset is None else offset)
@@ -235,7 +252,7 @@ class LogReader:
         """Close the connection."""
         await _stop(self._consumer)
 
-    async def poll(self, most: int, wait_s: float) -> list[Record]:
+    async def poll(self, most: int, wait_s: float) -> list[Message]:
         """Up to `most` messages, in offset order within a partition; waits `wait_s` for the first."""
         batches = await self._connection.ask(
             self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=most),
@@ -274,7 +291,7 @@ class Sender:
         """Send what waits, and disconnect."""
         await _stop(self._producer)
 
-    async def send(self, messages: Sequence[tuple[str, bytes | None, bytes | None, int | None]]) -> None:
+    async def send(self, messages: Sequence[OutMessage]) -> None:
         """Send (topic, key, value, partition or None) in order; returns when all are acknowledged."""
         if not messages:
             return

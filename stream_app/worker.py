@@ -13,20 +13,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from mode import Service
 
 from stream_app.config import Settings
 from stream_app.dead_letters import Rejected
-from stream_app.errors import EventError, RecsError, ReleaseError, StoreError
-from stream_app.events import DecodePolicy, Event, Tombstone, decode_event, decode_item, decode_user
+from stream_app.errors import EventError, RecsError, ReleaseError, StoreError, TransportError
+from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
 from stream_app.failpoints import failpoint
 from stream_app.recommender import Outcome, Recommender
 from stream_app.release import Overlay, Release
 from stream_app.store import Store, lists_json
 from stream_app.telemetry import Metrics
-from stream_app.transport import Connection, EventSource, LogReader, Record, Sender, ensure_topics
+from stream_app.transport import Connection, EventSource, LogReader, OutMessage, Sender, ensure_topics
 
 POLL_S = 0.1
 COMMIT_S = 0.25
@@ -93,7 +94,12 @@ class Worker(Service):
         connection = Connection.of(settings)
         self._connection = connection
         self._source = EventSource(
-            connection, settings.events_topic, settings.group, on_revoked=self._leave_partitions
+            connection,
+            settings.events_topic,
+            settings.group,
+            instance=settings.instance,
+            session_timeout_s=settings.session_timeout_s,
+            on_revoked=self._leave_partitions,
         )
         self._items = LogReader(connection, settings.items_topic)
         self._users = LogReader(connection, settings.users_topic)
@@ -102,6 +108,7 @@ class Worker(Service):
         self._batch = asyncio.Lock()  # held while a batch is under way
         self._done: dict[int, int] = {}  # partition → next offset to commit
         self._overlays = 0  # overlays applied over the release
+        self._publication: bytes | None = None  # the list of overlays that they come from
         self._examples_partitions = 1
         self._last_commit = self._last_sync = 0.0
         self.ready = False
@@ -164,9 +171,14 @@ class Worker(Service):
                 await self._commit()
             return handled
 
+    async def erase(self, user_id: str) -> None:
+        """Erase a user everywhere: the tombstone reaches all workers, this one included."""
+        async with self._batch:
+            await self._sender.send([(self.settings.users_topic, user_id.encode(), None, None)])
+
     # One batch
 
-    async def _handle(self, partition: int, records: Sequence[Record]) -> None:
+    async def _handle(self, partition: int, records: Sequence[Message]) -> None:
         offsets, events, rejected = self._decode(records)
         await self._load(events)
         outcome = await asyncio.to_thread(self.recommender.apply, partition, offsets, events)
@@ -181,7 +193,7 @@ class Worker(Service):
         self.metrics.dead_letters.inc(len(rejected))
         self.metrics.lists.inc(len(outcome.lists))
 
-    def _decode(self, records: Sequence[Record]) -> tuple[list[int], list[Event], list[Rejected]]:
+    def _decode(self, records: Sequence[Message]) -> tuple[list[int], list[Event], list[Rejected]]:
         now_ms = int(self.clock() * 1000)
         offsets, events, rejected = [], [], []
         for r in records:
@@ -214,9 +226,7 @@ class Worker(Service):
 
     async def _send(self, partition: int, outcome: Outcome, rejected: Sequence[Rejected]) -> None:
         dead = self.settings.dead_letter_topic
-        messages: list[tuple[str, bytes | None, bytes | None, int | None]] = [
-            (dead, r.key, r.to_dead_letter(), None) for r in rejected
-        ]
+        messages: list[OutMessage] = [(dead, r.key, r.to_dead_letter(), None) for r in rejected]
         if outcome.examples is not None:
             to = partition % self._examples_partitions  # one source partition stays in order
             messages += [
@@ -230,12 +240,19 @@ class Worker(Service):
         await self.store.write(lists_json(outcome.lists, version, now_ms), outcome.states)
 
     async def _commit(self) -> None:
+        """Commit what is done. A failure costs nothing: whoever reads the events again skips them."""
         done, self._done = self._done, {}
         self._last_commit = time.monotonic()
-        await self._source.commit(done)
+        try:
+            await self._source.commit(done)
+        except TransportError as error:
+            self.log.warning("%s; the next commit makes up for it", error)
+            self._done = done | self._done
 
     async def _leave_partitions(self, partitions: set[int]) -> None:
         """Another worker takes over: finish, commit, and forget the users of these partitions."""
+        if self.should_stop:  # `on_stop` holds the lock, and waits for this
+            return
         async with self._batch:
             await self._commit()
             self.recommender.users.forget_partitions(partitions)
@@ -261,7 +278,8 @@ class Worker(Service):
                 continue
             self.recommender.observe_user(user)
             if isinstance(user, Tombstone):
-                await self._try(lambda user_id=user.id: self.store.erase_user(user_id), "erasing a user")
+                erase = partial(self.store.erase_user, user.id, r.partition, r.offset)
+                await self._try(erase, "erasing a user")
         if gone:
             await self._withdraw(gone)
 
@@ -285,10 +303,12 @@ class Worker(Service):
                 if data is None:
                     return
                 model.load(await asyncio.to_thread(Release.from_bytes, data), version)
-                self._overlays = 0
+                self._overlays, self._publication = 0, None
                 self.metrics.releases.inc()
                 self.log.info("serving release %s", version)
-            overlays = await self.store.read_overlays(version, self._overlays)
+            found, overlays = await self.store.read_overlays(version, self._overlays, self._publication)
+            if found != self._publication:
+                self._overlays, self._publication = 0, found
             for data in overlays:
                 model.apply(Overlay.from_bytes(data))
                 self._overlays += 1
