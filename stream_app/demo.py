@@ -97,11 +97,13 @@ class Demo:
                 prune_first=1_500,
                 prune_interval=5_000,
                 guard_samples=800,
+                overlay_interval_s=0.2,  # a day of the shop passes in seconds
             )
             with self.console.status("compiling kernels (the first time only, about a minute)"):
                 await asyncio.to_thread(warm_up)
             async with System(settings, ["worker", "learner"]) as system:
-                sender = Sender(Connection.of(settings), linger_ms=2)
+                # The embedded broker answers a fetch with one batch: the fuller, the better.
+                sender = Sender(Connection.of(settings), linger_ms=20)
                 await sender.start()
                 try:
                     await self._describe(settings, sender)

@@ -269,15 +269,23 @@ class LogReader:
 
 
 class Sender:
-    """Sends messages, and waits until the brokers have them."""
+    """Sends messages, and waits until the brokers have them.
 
-    def __init__(self, connection: Connection, *, linger_ms: int = 5) -> None:
+    Parameters
+    ----------
+    linger_ms
+        How long a batch waits for company. The callers here hand over everything they have at once and wait
+        for it, so 0 is right unless many of them share a sender.
+    """
+
+    def __init__(self, connection: Connection, *, linger_ms: int = 0) -> None:
         self._connection = connection
         self._producer = aiokafka.AIOKafkaProducer(
             **connection.arguments(),
             acks="all",
             enable_idempotence=True,
             linger_ms=linger_ms,
+            max_batch_size=1 << 20,  # one message of examples, or a thousand events, in one batch
             max_request_size=8 << 20,
             compression_type="lz4",
             request_timeout_ms=int(connection.timeout_s * 1000),

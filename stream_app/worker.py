@@ -31,7 +31,6 @@ from stream_app.transport import Connection, EventSource, LogReader, OutMessage,
 
 POLL_S = 0.1
 COMMIT_S = 0.25
-SYNC_S = 0.5  # between looks for a new release or overlay
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -157,7 +156,7 @@ class Worker(Service):
         """One turn: follow items and users, look for a newer model, handle one batch; returns its events."""
         async with self._batch:
             now = time.monotonic()
-            if now - self._last_sync >= SYNC_S:
+            if now - self._last_sync >= self.settings.overlay_interval_s / 2:
                 self._last_sync = now
                 await self._follow(0)
                 await self._try(self._sync, "reading the model")
