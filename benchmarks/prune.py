@@ -30,7 +30,6 @@ from benchmarks.prune_data import Stream
 from pruning import (
     Artefact,
     Examples,
-    FieldImportance,
     Float32,
     FTRLProximal,
     Guard,
@@ -41,9 +40,9 @@ from pruning import (
     SaliencyPruner,
     Snapshot,
     auc,
-    field_contributions,
     log_loss,
     plot,
+    progressive,
     select_fields,
     snapshot,
 )
@@ -74,22 +73,6 @@ def train(stream: Stream, l2: float, l1: float = 0.0) -> FTRLClassifier:
     model = FTRLClassifier(0.2, 1.0, l1, l2, max_features=1 << 23)
     model.learn_many_encoded(stream.keys, stream.values, stream.indptr, stream.y)
     return model
-
-
-def measure_fields(stream: Stream, l2: float, dropped: frozenset[int]) -> tuple[float, dict[int, float]]:
-    """Train without some fields; progressive logloss, and what leaving out each other field would cost."""
-    left = stream.without(set(dropped))
-    model = FTRLClassifier(0.2, 1.0, 0.0, l2, max_features=1 << 23)
-    importance = FieldImportance([f for f in stream.names if f not in dropped])
-    total, step = 0.0, 1000
-    for i in range(0, len(left), step):
-        j = min(i + step, len(left))
-        cut, indptr = slice(left.indptr[i], left.indptr[j]), left.indptr[i : j + 1] - left.indptr[i]
-        keys, ones, y = left.keys[cut], np.ones(left.indptr[j] - left.indptr[i], np.float32), left.y[i:j]
-        importance.update(field_contributions(keys, model.lookup(keys), indptr, importance.fields), y)
-        p = model.learn_many_encoded(keys, ones, indptr, y)
-        total -= float(np.log(np.where(y > 0, p, 1 - p)).sum())
-    return total / len(left), importance.leave_one_out()
 
 
 # The goals
@@ -164,7 +147,10 @@ def against_l1(model: FTRLClassifier, past: Stream, test: Stream, l2: float) -> 
 
 def whole_pipeline(stream: Stream, dense: Quality, live: int) -> dict[str, Any]:
     """B4: fields chosen on the first 60 %, trained on 80 %, 12.4 % of the weights kept, int8."""
-    selection = select_fields(functools.partial(measure_fields, stream.part(0, 0.6), LAMBDA["movielens"]))
+    early = stream.part(0, 0.6)
+    examples = Examples(early.keys, early.values, early.indptr, early.y)
+    make = functools.partial(FTRLClassifier, 0.2, 1.0, 0.0, LAMBDA["movielens"], max_features=1 << 23)
+    selection = select_fields(progressive(examples, make))
     left = stream.without(set(selection.dropped))
     past, test = left.part(0, 0.8), left.part(0.8, 1)
     frozen = snapshot(train(past, LAMBDA["movielens"]))

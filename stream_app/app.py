@@ -10,6 +10,7 @@ Commands on the control topic, JSON: `{"command": "prune"}`, `{"command": "rollb
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Iterable
@@ -61,6 +62,10 @@ def make_app(
         value_serializer="raw",
         key_serializer="raw",
         broker_commit_every=1,
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=settings.session_timeout_s / 10,
+        # There is one learner; after a crash it has its place in the group back at once.
+        consumer_group_instance_id="learner" if "learner" in roles else settings.instance or None,
     )
     app.conf.web_enabled = False
     services: dict[str, Any] = {}
@@ -158,6 +163,8 @@ class System:
             await self.stop()
             raise
         self._shell = asyncio.create_task(self.app.start())
+        gc.freeze()  # libraries and kernels stay: the collector need not walk through them again and again
+        gc.set_threshold(50_000)  # and a batch is many small records that die young
 
     async def stop(self) -> None:
         """Stop everything, the worker first, so that the learner hears of its last examples."""

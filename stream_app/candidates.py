@@ -127,14 +127,14 @@ def clear_item(scratch, i):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def _point_at(scratch, row_items, row_scores, scale, weight, latest, n_found):  # type: ignore[no-untyped-def]
+def _point_at(  # type: ignore[no-untyped-def]
+    total, support, mark, found, epoch, row_items, row_scores, scale, weight, latest, n_found
+):  # fmt: skip
     """One item of the history points at its neighbours, `scale · row_scores` strong.
 
-    Arrays are taken out of their tuple once, before the loop: inside it that would cost more than the sums.
-    Returns the number of items found so far.
+    It gets arrays, not `Scratch`: each call with a tuple counts the references of everything in it, which
+    would cost more than the sums. Returns the number of items found so far.
     """
-    total, support, mark, found = scratch.total, scratch.support, scratch.mark, scratch.found
-    epoch = scratch.epoch[0]
     for k in range(len(row_items)):
         i = row_items[k]
         if i < 0:
@@ -158,12 +158,14 @@ def _point_at(scratch, row_items, row_scores, scale, weight, latest, n_found):  
 @nb.njit(cache=True, nogil=True)
 def gather_served(neighbours, history, scratch):  # type: ignore[no-untyped-def]
     """Find items through the rows of a release; returns how many (`scratch.found`)."""
-    n_found, h = 0, len(history)
+    n_found, h, epoch = 0, len(history), scratch.epoch[0]
+    total, support, mark, found = scratch.total, scratch.support, scratch.mark, scratch.found
+    items, scores, scale = neighbours.item, neighbours.score, neighbours.scale
     weight = np.float32(1.0)
     for d in range(min(h, WINDOW)):
         j = history[h - 1 - d]
         n_found = _point_at(
-            scratch, neighbours.item[j], neighbours.score[j], neighbours.scale[j], weight, d == 0, n_found
+            total, support, mark, found, epoch, items[j], scores[j], scale[j], weight, d == 0, n_found
         )
         weight *= np.float32(HISTORY_DECAY)
     return n_found
@@ -172,17 +174,22 @@ def gather_served(neighbours, history, scratch):  # type: ignore[no-untyped-def]
 @nb.njit(cache=True, nogil=True)
 def gather_learned(graph, stats, history, scratch):  # type: ignore[no-untyped-def]
     """Find items through the learner's own rows, unpruned and exact; returns how many."""
-    n_found, h = 0, len(history)
+    n_found, h, epoch = 0, len(history), scratch.epoch[0]
+    total, support, mark, found = scratch.total, scratch.support, scratch.mark, scratch.found
+    starts, lengths, arena, weights = graph.start, graph.length, graph.item, graph.weight
+    discount = stats.discount
     weight = np.float32(1.0)
     scores = np.empty(MAX_ROW, np.float32)
     for d in range(min(h, WINDOW)):
         j = history[h - 1 - d]
-        start, length = graph.start[j], graph.length[j]
-        items, weights, discount = graph.item[start : start + length], graph.weight, stats.discount
+        start, length = starts[j], lengths[j]
+        items = arena[start : start + length]
         for k in range(length):
             scores[k] = weights[start + k] * discount[items[k]]
         source = source_discount(stats, j)
-        n_found = _point_at(scratch, items, scores, source, weight, d == 0, n_found)
+        n_found = _point_at(
+            total, support, mark, found, epoch, items, scores, source, weight, d == 0, n_found
+        )
         weight *= np.float32(HISTORY_DECAY)
     return n_found
 
@@ -230,6 +237,7 @@ def select(scratch, n_found, servable, pool, most):  # type: ignore[no-untyped-d
     Item numbers, int32 (c,), c ≤ most + p.
     """
     epoch, found, taken, total = scratch.epoch[0], scratch.found, scratch.taken, scratch.total
+    mark, support = scratch.mark, scratch.support
     kept = 0
     values = np.empty(n_found, np.float32)
     for x in range(n_found):
@@ -259,7 +267,10 @@ def select(scratch, n_found, servable, pool, most):  # type: ignore[no-untyped-d
         i = pool[x]
         if taken[i] != epoch and servable[i]:
             taken[i] = epoch
-            clear_item(scratch, i)
+            if mark[i] != epoch:  # as in `clear_item`
+                mark[i] = epoch
+                total[i, 0], total[i, 1], total[i, 2], total[i, 3] = 0.0, 0.0, 0.0, 0.0
+                support[i] = 0
             chosen[n] = i
             n += 1
     return chosen[:n]

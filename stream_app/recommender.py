@@ -63,7 +63,7 @@ class Offered:
     event_time_ms: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lists(Sequence[Offered]):
     """The lists of many users by column; as a sequence, one `Offered` for each.
 
@@ -95,6 +95,11 @@ class Lists(Sequence[Offered]):
 
     def __len__(self) -> int:
         return len(self.user_ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have none
 
     @overload
     def __getitem__(self, m: int) -> Offered: ...

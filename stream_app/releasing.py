@@ -12,6 +12,7 @@ and quantized, against the learner's own rows and weights as of the same step. N
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numba as nb
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning import EmptyModelError, GuardDecision, Proposal, PruningAgent, SaliencyPruner
+from pruning.agent import Pruner
 from stream_app.candidates import clear_item, new_scratch
 from stream_app.examples import ExampleBatch
 from stream_app.features import N_NUMBERS, describe
@@ -77,8 +79,10 @@ class ReleaseCycle:
     ----------
     learner, agent
         What is exported, and who prunes, judges and keeps the ledger.
+    pruner
+        Makes a pruner for a share of weights to leave out; the agent gets one for each proposal.
     amount
-        Share of the ranker's weights to leave out, at most; the agent's pruner follows it.
+        The largest such share.
     width
         Neighbours served per item.
     interval
@@ -98,6 +102,7 @@ class ReleaseCycle:
         learner: Learner,
         agent: PruningAgent,
         *,
+        pruner: Callable[[float], Pruner] = SaliencyPruner,
         amount: float = 0.8,
         width: int = 100,
         interval: int = 10_000,
@@ -106,6 +111,7 @@ class ReleaseCycle:
     ) -> None:
         self.learner = learner
         self.agent = agent
+        self.pruner = pruner
         self.amount = self._most = amount
         self.width = width
         self.interval = interval
@@ -138,7 +144,7 @@ class ReleaseCycle:
     def propose(self) -> Published | None:
         """Put a release of the learner as it is now on trial; None while there is nothing to prune."""
         learner = self.learner
-        self.agent.pruner = SaliencyPruner(self.amount)
+        self.agent.pruner = self.pruner(self.amount)
         try:
             proposal = self.agent.propose(learner.ranker, {"examples": learner.step, "amount": self.amount})
         except EmptyModelError:
@@ -219,7 +225,8 @@ class ReleaseCycle:
             self.previous, self.active = self.active, trial.published
             self.amount = min(self._most, self.amount / BACK_OFF)
             trial.promoted, trial.needed = True, 2 * trial.samples
-            self.agent.watch.update(losses[:, 1] - losses[:, 0])  # the level to watch from
+            self.agent.watch.reference = len(losses)  # the level to watch from is that of the trial
+            self.agent.watch.update(losses[:, 1] - losses[:, 0])
         elif decision.verdict == "undecided" and 2 * trial.samples <= self.max_samples:
             trial.needed = 2 * trial.samples
         else:

@@ -22,7 +22,7 @@ from stream_app.candidates import (
     select,
     start_user,
 )
-from stream_app.examples import DISLIKED, LIKED, SHOWN, TAKEN
+from stream_app.examples import CHOSEN, DISLIKED, LIKED, SHOWN, TAKEN
 from stream_app.features import (
     CLIP,
     MOVES,
@@ -35,7 +35,7 @@ from stream_app.features import (
     gap_bucket,
     standardised,
 )
-from stream_app.item_index import ITEM_TOKENS, USER_TOKENS
+from stream_app.item_index import ITEM_TOKENS
 from stream_app.retrieval import LENGTH_BUCKETS, WINDOW, CoVisits, ItemStats, Neighbours, length_bucket
 
 MOST_CANDIDATES = 100  # found through the history; the pool comes on top
@@ -147,20 +147,23 @@ def put_fresh(fresh_keys, fresh, keys, values):  # type: ignore[no-untyped-def]
     return new
 
 
-@nb.njit(cache=True, nogil=True)
-def lookup(weights, key):  # type: ignore[no-untyped-def]
-    """The weight of a token: the overlay's if it has one, else the release's, else 0."""
-    slot = _slot(weights.fresh_keys, key)
-    if weights.fresh_keys[slot] == key:
-        return weights.fresh[slot]
-    return lookup_one(weights.base, key)
+@nb.njit(cache=True, nogil=True, inline="always")
+def _lookup(fresh_keys, fresh, base, key):  # type: ignore[no-untyped-def]
+    """The weight of a token: the overlay's if it has one, else the release's, else 0.
+
+    Not a call, and not with `Weights`: a call with a tuple counts the references of everything in it, which
+    costs ten times what the lookup does.
+    """
+    slot = _slot(fresh_keys, key)
+    return fresh[slot] if fresh_keys[slot] == key else lookup_one(base, key)
 
 
 @nb.njit(cache=True, nogil=True)
 def lookup_all(weights, keys, out):  # type: ignore[no-untyped-def]
-    """`lookup` of each of `keys` (n,) into `out` (n,); token 0 weighs nothing."""
+    """The weight of each of `keys` (n,) into `out` (n,); token 0 weighs nothing."""
+    fresh_keys, fresh, base = weights.fresh_keys, weights.fresh, weights.base
     for k in range(len(keys)):
-        out[k] = lookup(weights, keys[k]) if keys[k] != 0 else np.float32(0.0)
+        out[k] = _lookup(fresh_keys, fresh, base, keys[k]) if keys[k] != 0 else np.float32(0.0)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -190,14 +193,14 @@ def _gather(view, history, excluded, scratch):  # type: ignore[no-untyped-def]
     return gather_served(view.neighbours, history, scratch)
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
-def _crosses(weights, user, key, first):  # type: ignore[no-untyped-def]
-    """Sum of the weights of an item's token together with each of the user's tokens from `first` on."""
+@nb.njit(cache=True, nogil=True)
+def _crosses(fresh_keys, fresh, base, user, key):  # type: ignore[no-untyped-def]
+    """Sum of the weights of an item's token together with each of the user's tokens."""
     total = np.float32(0.0)
-    for g in range(first, USER_TOKENS):
+    for g in range(len(user)):
         if user[g] == 0:
             break
-        total += lookup(weights, cross_tokens(user[g], key))
+        total += _lookup(fresh_keys, fresh, base, cross_tokens(user[g], key))
     return total
 
 
@@ -216,6 +219,7 @@ def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: igno
     mean, inv_std, of_item = w.mean, w.inv_std, w.item
     item_tokens, vocabulary = view.item_tokens, view.vocabulary
     cross_mark, cross = scratch.cross_mark, scratch.cross
+    fresh_keys, fresh, base = w.fresh_keys, w.fresh, w.base
     number = np.empty(N_NUMBERS, np.float32)
     for f in range(N_NUMBERS):
         number[f] = w.numbers[f, 0] + w.numbers[f, 1 + bucket] + w.numbers[f, 1 + LENGTH_BUCKETS + gap]
@@ -224,14 +228,16 @@ def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: igno
         total = of_item[i]
         for f in range(N_NUMBERS):
             total += number[f] * standardised(raw[c, f], mean[f], inv_std[f])
-        total += TOKEN_VALUE * _crosses(w, user, vocabulary[item_tokens[i, 0]], 1)
+        if user[1] != 0:  # not the item with the user: that would only memorise
+            own = vocabulary[item_tokens[i, 0]]
+            total += TOKEN_VALUE * _crosses(fresh_keys, fresh, base, user[1:], own)
         for t in range(1, ITEM_TOKENS):
             v = item_tokens[i, t]
             if v < 0:
                 break
             if cross_mark[v] != epoch:  # candidates share categories: once per user is enough
                 cross_mark[v] = epoch
-                cross[v] = TOKEN_VALUE * _crosses(w, user, vocabulary[v], 0)
+                cross[v] = TOKEN_VALUE * _crosses(fresh_keys, fresh, base, user, vocabulary[v])
             total += cross[v]
         out[c] = total
 
@@ -329,53 +335,47 @@ def recall(view, users, u, scratch):  # type: ignore[no-untyped-def]
 def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def]
     """Log and apply `Feedback` in order; what is logged is as it was before it was applied."""
     rows, items, times_ms, kinds, weights, requests, all_shown, shown_end, seeds = feedback
+    user_items, user_best, user_length, user_last = users.items, users.best, users.length, users.last_ms
+    log_history, log_weight, log_item, log_count = log.history, log.weight, log.item, log.count
     start = np.int64(0)
     for e in range(len(rows)):
-        u, i, n = rows[e], items[e], users.length[rows[e]]
+        u, i, n = rows[e], items[e], user_length[rows[e]]
         shown = all_shown[start : shown_end[e]]
         start = shown_end[e]
-        history = users.items[u, :n]
-        log.gap[e] = gap_bucket(times_ms[e], users.last_ms[u])
-        users.last_ms[u] = max(users.last_ms[u], times_ms[e])
-        log.length[e], log.kind[e] = n, kinds[e]
+        history = user_items[u, :n]
+        log.gap[e], log.length[e], log.kind[e] = gap_bucket(times_ms[e], user_last[u]), n, kinds[e]
+        user_last[u] = max(user_last[u], times_ms[e])
         if kinds[e] == SHOWN:
-            log.item[e, : len(shown)] = shown
-            log.count[e] = len(shown)
+            log_item[e, : len(shown)] = shown
+            log_count[e] = len(shown)
             _offer(users, u, shown, requests[e])
             continue
         h = min(n, WINDOW)
-        log.history[e, WINDOW - h :] = history[n - h :]
+        log_history[e, WINDOW - h :] = history[n - h :]
         if kinds[e] != DISLIKED and weights[e] <= 0.0:
             continue
         place = n - 1
-        while place >= 0 and users.items[u, place] != i:
+        while place >= 0 and history[place] != i:
             place -= 1
-        log.item[e, 0] = i
+        before = user_best[u, place] if place >= 0 else np.uint8(0)
+        strength = np.uint8(0)
+        log_item[e, 0] = i
         if kinds[e] == DISLIKED:
-            if place < 0:
-                log.count[e] = 1
-                _append(users, u, i, np.uint8(0))
-                _offer(users, u, log.item[e, :1], np.uint64(0))
-            else:
-                _move_to_end(users, u, place, users.best[u, place])
-            continue
-        strength = np.uint8(min(255.0, max(1.0, np.rint(weights[e] * 10.0))))
-        before = users.best[u, place] if place >= 0 else np.uint8(0)
-        log.weight[e] = max(0.0, (np.float32(strength) - np.float32(before)) / np.float32(10.0))
-        log.count[e] = 1 if log.weight[e] > 0.0 else 0
-        answered = _listed_place(users, u, i, requests[e])
-        if answered >= 0:
-            _log_answer(view, users, u, answered, seeds[e], scratch, log, e)
-            users.taken[u, answered] = 1
-        elif place < 0:
-            _log_choice(view, users, u, i, seeds[e], scratch, log, e)
-        if kinds[e] == LIKED and place < 0:
-            _offer(users, u, log.item[e, :1], np.uint64(0))
-            users.taken[u, users.offers[u] - 1] = 1
-        if place < 0:
-            _append(users, u, i, strength)
+            log_count[e] = 1 if place < 0 else 0
         else:
-            _move_to_end(users, u, place, max(before, strength))
+            strength = np.uint8(min(255.0, max(1.0, np.rint(weights[e] * 10.0))))
+            log_weight[e] = max(0.0, (np.float32(strength) - np.float32(before)) / np.float32(10.0))
+            log_count[e] = 1 if log_weight[e] > 0.0 else 0
+            answered = _listed_place(users, u, i, requests[e])
+            if answered >= 0:
+                _log_answer(view, users, u, answered, seeds[e], scratch, log, e)
+                users.taken[u, answered] = 1
+            elif place < 0:
+                _log_choice(view, users, u, i, seeds[e], scratch, log, e)
+        if place < 0 and kinds[e] != CHOSEN:  # a rating is an offer and its answer at once
+            _offer(users, u, log_item[e, :1], np.uint64(0))
+            users.taken[u, users.offers[u] - 1] = kinds[e] == LIKED
+        user_length[u] = _put_last(user_items[u], user_best[u], n, place, i, max(before, strength))
 
 
 @nb.njit(cache=True, nogil=True)
@@ -469,19 +469,15 @@ def _offer(users, u, shown, request):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def _append(users, u, i, strength):  # type: ignore[no-untyped-def]
-    n, room = users.length[u], users.items.shape[1]
-    if n == room:  # the oldest item is forgotten
-        users.items[u, : n - 1] = users.items[u, 1:n].copy()
-        users.best[u, : n - 1] = users.best[u, 1:n].copy()
-        n -= 1
-    users.items[u, n], users.best[u, n] = i, strength
-    users.length[u] = n + 1
-
-
-@nb.njit(cache=True, nogil=True)
-def _move_to_end(users, u, place, strength):  # type: ignore[no-untyped-def]
-    n, i = users.length[u], users.items[u, place]
+def _put_last(items, best, n, place, i, strength):  # type: ignore[no-untyped-def]
+    """Make item `i`, which is at `place` or (−1) new, the most recent of `n`; returns the new n."""
+    if place < 0:
+        place = n
+        if n == len(items):  # the oldest item is forgotten
+            place = 0
+        else:
+            n += 1
     for x in range(place, n - 1):
-        users.items[u, x], users.best[u, x] = users.items[u, x + 1], users.best[u, x + 1]
-    users.items[u, n - 1], users.best[u, n - 1] = i, strength
+        items[x], best[x] = items[x + 1], best[x + 1]
+    items[n - 1], best[n - 1] = i, strength
+    return n

@@ -137,7 +137,7 @@ class UserTable:
         offsets
             Their offsets, int64 (e,). They rise; one that does not was there before.
         """
-        new = (offsets > self.offset[rows]) | (self.partition[rows] != partition)
+        new: NDArray[np.bool_] = (offsets > self.offset[rows]) | (self.partition[rows] != partition)
         new[1:] &= offsets[1:] > np.maximum.accumulate(offsets)[:-1]
         self.offset[rows[new]], self.partition[rows[new]] = offsets[new], partition
         return new

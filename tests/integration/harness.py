@@ -19,14 +19,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import redis
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 
 from stream_app.config import Settings, load_settings
 from stream_app.embedded import free_port
+from stream_app.events import encode_event, encode_item
+from stream_app.simulator import Shop
 from stream_app.transport import Connection, ensure_topics
 from stream_app.worker import topics
 
@@ -38,6 +47,7 @@ COMMANDS = {
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
 Message = tuple[bytes | None, bytes | None]  # key, value
+SMALL = {"batch_size": 100, "partitions": 2, "checkpoint_interval_s": 0.2, "prune_first": 1_000_000}
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,7 @@ class Deployment:
             "state_dir": folder / "state",
             "namespace": name,
             "group": name,
-            **{f"{topic}_topic": f"{name}.{topic}" for topic in ("events", "items", "users", "examples", "control")},
+            **{f"{t}_topic": f"{name}.{t}" for t in ("events", "items", "users", "examples", "control")},
             "dead_letter_topic": f"{name}.events.dlq",
             "io_timeout_s": 15,
             "session_timeout_s": 6,
@@ -152,16 +162,27 @@ class Deployment:
         """Start a process with some roles; with `wait`, return when it is ready."""
         name = "-".join(roles)
         self._started[name] += 1
-        values = {f"RECS_{key.upper()}": str(value) for key, value in self.values.items()}
-        environment = os.environ | values | {
-            "PYTHONPATH": str(ROOT), "RECS_WEB_PORT": str(free_port()), "PYTHONUNBUFFERED": "1", **env,
-        }  # fmt: skip
-        environment.pop("FAILPOINT", None) if "FAILPOINT" not in env else None
+        environment = self.environment() | {"RECS_WEB_PORT": str(free_port()), **env}
         role = Role(list(roles), environment, self.folder / f"{name}-{self._started[name]}.log")
         self.roles.append(role)
         if wait:
             self.until(lambda: role.ready, f"{name} is ready", within_s=60)
         return role
+
+    def environment(self, **settings: Any) -> dict[str, str]:
+        """The environment of a process with this system's settings, some of them replaced."""
+        values = {f"RECS_{key.upper()}": str(value) for key, value in (self.values | settings).items()}
+        inherited = {key: value for key, value in os.environ.items() if key != "FAILPOINT"}
+        return inherited | values | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+    def recs(
+        self, *arguments: str, within_s: float = 60, **settings: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of the command line to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "stream_app.cli", *arguments], env=self.environment(**settings),
+            cwd=self.folder, capture_output=True, text=True, timeout=within_s, check=False,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Kill what still runs."""
@@ -214,7 +235,7 @@ class Deployment:
             partitions = consumer.list_topics(topic, 10).topics[topic].partitions
             messages: list[Any] = []
             for partition in sorted(partitions):
-                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), 10)
+                low, high = self.until(lambda p=partition: _ends(consumer, topic, p), f"{topic} has a leader")  # type: ignore[misc]
                 consumer.assign([TopicPartition(topic, partition, low)])
                 place = low
                 while place < high:
@@ -279,3 +300,29 @@ class Deployment:
                 why = f"{dead[0].roles} died" if dead else f"not within {within_s:g} s"
                 raise AssertionError(f"{what}: {why}\n{logs}")
             time.sleep(0.05)
+
+
+def _ends(consumer: Consumer, topic: str, partition: int) -> tuple[int, int] | None:
+    """First and next offset of a partition, None while the client does not know its leader."""
+    try:
+        return cast(tuple[int, int], consumer.get_watermark_offsets(TopicPartition(topic, partition), 10))
+    except KafkaException:
+        return None
+
+
+def shop_messages(events: int, seed: int = 3) -> tuple[list[Message], list[Message]]:
+    """Items and events of a small simulated shop, with a few messages that are no events."""
+    shop = Shop(seed, n_items=200, n_users=150)
+    items = [(i.item_id.encode(), encode_item(i)) for i in shop.items()]
+    messages: list[Message] = [(e.user_id.encode(), encode_event(e)) for e in shop.events(events)]
+    for n in range(100, events, 500):
+        messages.insert(n, (b"nobody", b'{"event_type": "view", "broken": %d}' % n))
+    return items, messages
+
+
+def produce(system: Deployment, events: int) -> list[Message]:
+    """Send a small shop's items and events; returns the items."""
+    items, messages = shop_messages(events)
+    system.send(system.settings.items_topic, items)
+    system.send_events(messages)
+    return items

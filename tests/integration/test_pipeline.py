@@ -35,7 +35,7 @@ BAD: list[tuple[bytes | None, bytes | None, str]] = [  # key, value, the field t
     (b"u1", b'{"event_type":"view","event_time":1767607200,"user_id":"u1"}', "item_id"),
     (None, b'{"event_type":"view","event_time":1767607200,"item_id":"a"}', "user_id"),
     (b"u2", b'{"event_type":"view","event_time":1767607200,"user_id":"u1","item_id":"a"}', "key"),
-    (b"u1", b'{"event_type":"rate","event_time":1767607200,"user_id":"u1","item_id":"a","value":1e999}', "value"),
+    (b"u1", b'{"event_type":"rate","event_time":1767607200,"user_id":"u1","item_id":"a"}', "value"),
 ]  # fmt: skip
 
 
@@ -177,10 +177,11 @@ def test_what_a_stranger_reads(ranklens: Run) -> None:
 
 
 def check_dead_letters(run: Run) -> None:
-    """Every bad message is in the dead-letter topic, byte for byte, with its place and a reason; kcat reads it."""
+    """kcat finds every bad message in the dead-letter topic, byte for byte, with its place and a reason."""
     settings = run.system.settings
     done = subprocess.run(
-        ["kcat", "-b", settings.kafka_bootstrap, "-C", "-t", settings.dead_letter_topic, "-o", "beginning", "-e", "-q"],
+        ["kcat", "-b", settings.kafka_bootstrap, "-C", "-t", settings.dead_letter_topic,
+         "-o", "beginning", "-e", "-q"],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     letters = {(m["partition"], m["offset"]): m for m in map(json.loads, done.stdout.splitlines())}

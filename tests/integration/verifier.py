@@ -9,11 +9,15 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import pytest
+
 from stream_app.config import Settings
 from stream_app.errors import EventError
 from stream_app.events import Event, decode_event, feedback
+from stream_app.examples import ExampleBatch
 from stream_app.item_index import item_key
-from tests.integration.harness import Deployment, Sent
+from stream_app.learning import Learner
+from tests.integration.harness import Deployment, Role, Sent
 
 _HEAD = struct.Struct("<2sHHHqq")
 
@@ -109,3 +113,45 @@ def check_users(system: Deployment, expected: Expected) -> None:
     assert not wrong, f"{len(wrong)} of {len(expected.users)} users are wrong, first {wrong[0]}"
     keys = {k.decode() for k in system.redis.scan_iter(system.key("user", "*", "state"), count=1000)}
     assert len(keys) == len(expected.users)
+
+
+def check_examples(system: Deployment, expected: Expected) -> None:
+    """Hold the examples topic against the recomputation: without repeats, each example is there once."""
+    learned: list[tuple[int, int]] = []
+    high_water: dict[int, int] = {}
+    for message in system.read(system.settings.examples_topic):
+        batch = ExampleBatch.from_bytes(message.value())
+        before = high_water.get(batch.partition, -1)
+        learned += [(batch.partition, offset) for offset in batch.offsets.tolist() if offset > before]
+        high_water[batch.partition] = max(before, int(batch.offsets[-1]))
+    assert sorted(learned) == sorted(expected.learnable)
+
+
+def checkpointed(system: Deployment) -> Learner | None:
+    """The learner as its newest checkpoint has it."""
+    path = system.settings.state_dir / "checkpoint"
+    return Learner.from_bytes(path.read_bytes())[0] if path.exists() else None
+
+
+def check_everything(system: Deployment, learner: Role) -> None:
+    """Hold users, dead letters and the learner against a recomputation; ends the process of the learner."""
+    expected = recompute(system.ledger, system.settings)
+    check_users(system, expected)
+    letters = {(m["partition"], m["offset"]) for m in system.dead_letters()}
+    assert letters == {(s.partition, s.offset) for s in expected.rejected}
+    check_learner(system, learner, expected)
+
+
+def check_learner(system: Deployment, learner: Role, expected: Expected) -> None:
+    """Wait until everything is learned, end the process, and hold its counters against the recomputation."""
+    system.until(
+        lambda: (found := checkpointed(system)) is not None and found.high_water == expected.high_water,
+        "the learner has everything",
+    )
+    assert learner.terminate() == 0
+    learned = checkpointed(system)
+    assert learned is not None
+    assert learned.step == len(expected.learnable)
+    counts = {i: float(learned.stats.count[learned.items.number(i)]) for i in expected.counts}
+    assert counts == pytest.approx(expected.counts, rel=1e-5)
+    assert float(learned.stats.count.sum()) == pytest.approx(sum(expected.counts.values()), rel=1e-5)
