@@ -21,19 +21,21 @@ import pruning
 from pruning.envelope import seal, unseal
 from pruning.errors import PruningError
 from stream_app.errors import CheckpointError
-from stream_app.examples import ExampleBatch
+from stream_app.examples import CHOSEN, DISLIKED, SHOWN, TAKEN, ExampleBatch
 from stream_app.features import MOST_PER_PAIR, N_NUMBERS, NUMBER_TOKENS, encode_pair
 from stream_app.item_index import UNKNOWN, ItemIndex
 from stream_app.model import FTRLClassifier
 from stream_app.release import Overlay, Tables
 from stream_app.retrieval import (
     HALF_LIVES,
+    RATE_PRIOR,
     CoVisits,
     ItemStats,
     compacted,
     export_rows,
     grow_covisits,
     grow_stats,
+    learn_offer,
     learn_visit,
     length_bucket,
     new_covisits,
@@ -45,6 +47,8 @@ _MAGIC, _FORMAT = b"RECSLEAR", 1
 CHUNK = 128  # examples per compiled call
 POOL_TRENDING = 50  # items per half-life that every user is offered
 POOL_NEW = 10  # latest first-seen items that every user is offered
+SHOWN_STEP = 8.0  # workers hear of an item that was only shown every so many times
+TAKEN_WEIGHT = np.float32(1.0)  # of what a choice out of a list says about the rest of the list
 FEW = 100  # rows seen before the moments of the numbers are trusted
 
 
@@ -58,16 +62,17 @@ class EncodedClassifier(Protocol):
 
 @dataclass
 class Moments:
-    """Running mean and variance of the ranker's numbers (Welford)."""
+    """Running mean and variance of the ranker's numbers (Welford), and how offers fare."""
 
     n: NDArray[np.float64]  # (1,)
     mean: NDArray[np.float64]  # (N_NUMBERS,)
     m2: NDArray[np.float64]  # (N_NUMBERS,)
+    offers: NDArray[np.float64]  # (2,) offers of items so far, and those of them that were taken
 
     @classmethod
     def new(cls) -> Moments:
         """Moments of nothing."""
-        return cls(np.zeros(1), np.zeros(N_NUMBERS), np.zeros(N_NUMBERS))
+        return cls(np.zeros(1), np.zeros(N_NUMBERS), np.zeros(N_NUMBERS), np.array([RATE_PRIOR, 1.0]))
 
     def scaling(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean and 1 / standard deviation, float32 (N_NUMBERS,); 0 and 1 until enough was seen."""
@@ -84,12 +89,21 @@ def _scaling(n, mean, m2):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True)
 def _learn_chunk(  # type: ignore[no-untyped-def]
-    graph, stats, item_tokens, vocabulary, n, mean, m2, number_tokens, step, history, length, gap, weight,
-    users, item, count, numbers, keys, values, indptr, labels, pair_weight,
+    graph, stats, item_tokens, vocabulary, n, mean, m2, offers, number_tokens, step, history, length, gap,
+    kind, weight, users, item, count, numbers, keys, values, indptr, labels, pair_weight,
 ):  # fmt: skip
     """Count and link a chunk of examples and write out their pairs; returns how many pairs."""
     pairs = 0
     for e in range(len(length)):
+        if kind[e] == SHOWN:
+            for x in range(count[e]):
+                i = item[e, x]
+                learn_offer(stats, offers, i, False, True)
+                if stats.shown[i] % SHOWN_STEP == 0.0:
+                    graph.touched[i] = step + e
+            continue
+        if kind[e] != CHOSEN:
+            learn_offer(stats, offers, item[e, 0], kind[e] != DISLIKED, kind[e] != TAKEN)
         first = 0
         while first < history.shape[1] and history[e, first] < 0:
             first += 1
@@ -106,7 +120,7 @@ def _learn_chunk(  # type: ignore[no-untyped-def]
                     keys, values, indptr[pairs],
                 )  # fmt: skip
                 labels[pairs] = np.float32(1.0 if a == 0 else 0.0)
-                pair_weight[pairs] = amount / np.float32(m)
+                pair_weight[pairs] = (TAKEN_WEIGHT if kind[e] == TAKEN else amount) / np.float32(m)
                 pairs += 1
             for k in range(m + 1):
                 n[0] += 1.0
@@ -114,7 +128,9 @@ def _learn_chunk(  # type: ignore[no-untyped-def]
                     d = numbers[e, k, f] - mean[f]
                     mean[f] += d / n[0]
                     m2[f] += d * (numbers[e, k, f] - mean[f])
-        learn_visit(graph, stats, history[e, first:], length[e], item[e, 0], amount, step + e)
+        graph.touched[item[e, 0]] = step + e
+        if amount > 0.0 or kind[e] == DISLIKED:
+            learn_visit(graph, stats, history[e, first:], length[e], item[e, 0], amount, step + e)
     return pairs
 
 
@@ -187,9 +203,9 @@ class Learner:
         room = self._room.of(int(np.maximum(batch.count[part] - 1, 0).sum()))
         pairs = _learn_chunk(
             self.graph, self.stats, self.items.tokens, self.items.vocabulary, *vars(self.moments).values(),
-            NUMBER_TOKENS, self.step, history[part], batch.length[part], batch.gap[part], batch.weight[part],
-            batch.users[part], item[part], batch.count[part], batch.numbers[part],
-            room.keys, room.values, room.indptr, room.labels, room.weight,
+            NUMBER_TOKENS, self.step, history[part], batch.length[part], batch.gap[part],
+            batch.kind[part], batch.weight[part], batch.users[part], item[part], batch.count[part],
+            batch.numbers[part], room.keys, room.values, room.indptr, room.labels, room.weight,
         )  # fmt: skip
         self.step += e
         if pairs:
@@ -243,10 +259,10 @@ class Learner:
             keys=self.items.keys[mentioned],
             rows=place[rows],
             count=self.stats.count[rows],
-            met=self.stats.met[rows],
             first=self.stats.first[rows],
             last=self.stats.last[rows],
             trend=self.stats.trend[rows],
+            rate=self.stats.rate[rows],
             by_length=self.stats.by_length[rows],
             neighbours=place[near.item],
             scores=near.score,
@@ -332,7 +348,7 @@ class Learner:
         learner.items.restore(meta["ids"], arrays["item_keys"], arrays["item_tokens"], arrays["servable"])
         learner.graph = CoVisits(**{k: arrays[f"graph_{k}"].copy() for k in CoVisits._fields})
         learner.stats = ItemStats(**{k: arrays[f"stats_{k}"].copy() for k in ItemStats._fields})
-        learner.moments = Moments(**{k: arrays[f"moments_{k}"].copy() for k in ("n", "mean", "m2")})
+        learner.moments = Moments(**{k: arrays[f"moments_{k}"].copy() for k in ("n", "mean", "m2", "offers")})
         learner.step = meta["step"]
         learner.high_water = {int(p): int(o) for p, o in meta["high_water"]}
         learner.make_room()

@@ -203,7 +203,7 @@ class ReleaseCycle:
         history = np.where(batch.history >= 0, local[batch.history], -1).astype(np.int32)
         item = np.where(batch.item >= 0, local[batch.item], -1).astype(np.int32)
         known = len(trial.dense.servable)  # items that came after the export exist in neither view
-        keep = (batch.count > 1) & (item.max(axis=1) < known) & (history.max(axis=1) < known)
+        keep = batch.is_ranked & (item.max(axis=1) < known) & (history.max(axis=1) < known)
         losses = np.empty((int(keep.sum()), 2), np.float64)
         lists = np.full((2, len(losses), OVERLAP_AT), -1, np.int32)
         for x, view in enumerate((trial.dense, trial.pruned)):
