@@ -27,6 +27,7 @@ from stream_app.embedded import EmbeddedRedis, free_port
 from tests.servers import KafkaServer
 
 DEADLINE_S = 240
+POLL_S = 0.1  # between looks at the counters: rendering them costs the process that is measured a millisecond
 
 
 class Role:
@@ -132,7 +133,7 @@ def _wait(condition: Any, what: str) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise RuntimeError(f"{what} did not come within {DEADLINE_S} s")
-        time.sleep(0.02)
+        time.sleep(POLL_S)
 
 
 def run(

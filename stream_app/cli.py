@@ -50,7 +50,7 @@ def options(
     for noisy in ("numba", "asyncio", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if not debug:
-        logging.getLogger("aiokafka").setLevel(logging.ERROR)  # its failures reach us as exceptions
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its failures reach us as exceptions
         for name in ("faust", "mode"):
             logging.getLogger(name).setLevel(max(level, logging.WARNING))
 

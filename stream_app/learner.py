@@ -11,9 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from mode import Service
-from numpy.typing import NDArray
 
 from pruning import GuardDecision, Ledger, PruningError
 from stream_app.checkpoints import StateDir
@@ -27,7 +25,7 @@ from stream_app.model import FTRLClassifier
 from stream_app.online import default_agent
 from stream_app.records import iso_time
 from stream_app.releasing import Published, ReleaseCycle
-from stream_app.retrieval import HALF_LIVES
+from stream_app.shared_lists import SharedLists
 from stream_app.store import shared_list_json
 from stream_app.telemetry import Metrics
 from stream_app.transport import Connection, LogReader, ensure_topics
@@ -58,6 +56,7 @@ class LearnerService(Service):
         self.files = StateDir(settings.state_dir)
         self.learner = Learner(settings.make_ranker())
         self.cycle = self._make_cycle()
+        self._shared = SharedLists(self.learner, settings.list_size)
         self._connection = Connection.of(settings)
         self._examples = LogReader(self._connection, settings.examples_topic)
         self._items = LogReader(self._connection, settings.items_topic)
@@ -235,41 +234,16 @@ class LearnerService(Service):
             self._sent = upto
 
     async def _publish_shared(self) -> None:
-        learner, k, now_ms = self.learner, self.settings.list_size, int(self.clock() * 1000)
+        """Write the lists that belong to no user."""
         version = self._published.version if self._published is not None else "none"
-        numbers = learner.all_rows()
-        numbers = numbers[learner.items.servable[numbers] > 0]
-        fast, slow = learner.trends(numbers).T
-        by = {"trending": fast if len(HALF_LIVES) == 2 else slow, "popular": learner.stats.count[numbers]}
-        by["latest"] = learner.stats.first[numbers].astype(np.float64)
-        everybody = [
-            (name, shared_list_json(self._named(numbers, scores, k), version, now_ms, name))
-            for name, scores in by.items()
-        ]
-        similar = []
-        touched = learner.graph.touched[numbers]
-        due = np.flatnonzero(touched >= self._sent_similar)
-        due = due[np.argsort(touched[due], kind="stable")]
-        rest = due[MOST_SIMILAR:]  # for the next time
-        self._sent_similar = int(touched[rest[0]]) if len(rest) else learner.step
-        tables = learner.tables(numbers[due[:MOST_SIMILAR]], k)
-        for r, refs, levels, scale in zip(
-            tables.rows.tolist(), tables.neighbours, tables.scores, tables.scale.tolist(), strict=True
-        ):
-            places = [x for x in refs.tolist() if x >= 0]
-            pairs = [(tables.ids[x], s * scale) for x, s in zip(places, levels.tolist(), strict=False)]
-            shown = [(i, s) for i, s in pairs if i and learner.items.servable[learner.items.number(i)]]
-            if tables.ids[r]:
-                similar.append((tables.ids[r], shared_list_json(shown, version, now_ms, "similar")))
-        await self.store.write_shared(everybody, similar)
-
-    _sent_similar = 0
-    _overlays = 0
-
-    def _named(self, numbers: NDArray[np.int32], scores: NDArray[Any], k: int) -> list[tuple[str, float]]:
-        best = np.lexsort((numbers, -scores))[:k]
-        ids = self.learner.items.ids
-        return [(ids[numbers[x]], float(scores[x])) for x in best if ids[numbers[x]]]
+        now_ms = int(self.clock() * 1000)
+        everybody, similar = await asyncio.to_thread(
+            lambda: (self._shared.everybody(), self._shared.similar(MOST_SIMILAR))
+        )
+        await self.store.write_shared(
+            [(name, shared_list_json(pairs, version, now_ms, name)) for name, pairs in everybody.items()],
+            [(item, shared_list_json(pairs, version, now_ms, "similar")) for item, pairs in similar.items()],
+        )
 
     async def _follow(self, wait_s: float) -> None:
         """Take over new descriptions of items."""
@@ -313,6 +287,7 @@ class LearnerService(Service):
             return
         self.learner, extra = loaded
         self.cycle = self._make_cycle()
+        self._shared = SharedLists(self.learner, self.settings.list_size)
         self._places = dict(extra["places"])  # type: ignore[call-overload]
         self._saved_step = self.learner.step
         releases = []

@@ -72,7 +72,7 @@ def shop(module_deploy: Callable[..., Deployment]) -> Shop:
 
 
 def test_prune_now_and_rollback(shop: Shop) -> None:
-    """`recs prune now` puts a release on trial that is served after the guard's yes; rollback serves the one before."""
+    """`recs prune now` puts a release on trial, the guard lets it serve, rollback takes it back."""
     first = shop.current
     shop.recs("prune", "now")
 
@@ -91,7 +91,7 @@ def test_prune_now_and_rollback(shop: Shop) -> None:
 
 @pytest.mark.parametrize("how", ["tombstone", "command"])
 def test_erased_user_is_gone_and_may_come_back(shop: Shop, how: str) -> None:
-    """An erased user's keys vanish; what the user does afterwards stays, also when the worker starts again."""
+    """An erased user's keys vanish; what the user does afterwards stays, even over a restart."""
     system, user_id = shop.system, f"erased-{how}"
     shop.act(user_id, ["a", "b"])
     assert system.state(user_id) is not None
@@ -112,7 +112,7 @@ def test_erased_user_is_gone_and_may_come_back(shop: Shop, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["hidden", "sold out", "tombstone"])
 def test_withdrawn_item_leaves_all_lists(shop: Shop, how: str) -> None:
-    """An item that is hidden, sold out or deleted leaves the lists of all users in memory, and the shared ones."""
+    """An item that is hidden, sold out or deleted leaves users' lists and the shared ones."""
     system = shop.system
     for user_id in shop.users[:40]:
         shop.system.send_events([(user_id.encode(), _checkout(user_id, how))])

@@ -13,7 +13,7 @@ from tests.integration.verifier import check_examples, check_users, recompute
 def test_stock_river_classifier_is_pruned_and_served(deploy: Callable[..., Deployment]) -> None:
     """River's logistic regression learns, is pruned, promoted and serves the lists of users who come back."""
     system = deploy(
-        **(SMALL | {"prune_first": 300, "prune_interval": 10_000, "ranker": "linear_model.LogisticRegression"}),
+        **(SMALL | {"prune_first": 300, "ranker": "linear_model.LogisticRegression"}),
         prune_amount=0.3, guard_samples=100, guard_tolerance=1, guard_overlap=0,
     )  # fmt: skip
     worker, learner = system.start("worker", wait=False), system.start("learner", wait=False)
