@@ -256,6 +256,20 @@ def test_examples_of_items_newer_than_the_trial_are_left_out(batches: list[Examp
     assert 0 < len(losses) == len(overlap) < several and np.isfinite(losses).all()
 
 
+def test_a_batch_without_others_tells_a_trial_nothing(batches: list[ExampleBatch]) -> None:
+    """Examples that were compared with nothing are no samples, on trial and on watch."""
+    cycle = cycle_of()
+    alone = [replace(b, count=np.minimum(b.count, 1)) for b in batches]
+    for batch in batches[:20]:
+        cycle.learner.learn(batch)
+    cycle.propose()
+    trial = cycle._trial
+    assert trial is not None
+    for promoted in (False, True):
+        trial.promoted = promoted
+        assert cycle.observe(alone[25]) is None and trial.samples == 0
+
+
 def test_overlap_is_the_share_of_common_items() -> None:
     """Order does not matter, −1 is no item, and two empty lists agree."""
     a = np.array([[1, 2, 3], [1, -1, -1], [-1, -1, -1], [4, 5, -1]], np.int32)
