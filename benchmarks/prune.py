@@ -487,6 +487,7 @@ def write_docs(report: dict[str, Any]) -> None:
     """Keep the results and put their tables between the markers of docs/pruning.md."""
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    report = json.loads(RESULTS.read_text())  # what a reader of the file sees
     page = (DOCS / "pruning.md").read_text()
     head, rest = page.split(BEGIN)
     _, tail = rest.split(END)
