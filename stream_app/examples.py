@@ -56,6 +56,8 @@ class ExampleBatch:
         which `count` (e,) are filled.
     numbers
         Their raw numbers, float32 (e, 1 + NEGATIVES, N_NUMBERS); half precision on the wire.
+    user_fields
+        Names of the attributes that users are described with: tokens do not tell them.
     """
 
     partition: int
@@ -72,30 +74,18 @@ class ExampleBatch:
     item: NDArray[np.int32]
     count: NDArray[np.int32]
     numbers: NDArray[np.float32]
+    user_fields: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def rows(self, keep: NDArray[np.bool_]) -> ExampleBatch:
         """The examples where `keep` (e,) is true."""
-        columns = {
-            name: getattr(self, name)[keep]
-            for name in (
-                "offsets",
-                "times_ms",
-                "history",
-                "length",
-                "gap",
-                "kind",
-                "weight",
-                "users",
-                "item",
-                "count",
-            )
-        }
-        return ExampleBatch(
-            partition=self.partition, ids=self.ids, keys=self.keys, numbers=self.numbers[keep], **columns
-        )
+        by_example = (
+            "offsets", "times_ms", "history", "length", "gap", "kind", "weight", "users", "item", "count",
+            "numbers",
+        )  # fmt: skip
+        return replace(self, **{name: getattr(self, name)[keep] for name in by_example})
 
     @property
     def is_ranked(self) -> NDArray[np.bool_]:
@@ -156,7 +146,7 @@ class ExampleBatch:
             "numbers": self.numbers[filled & self.is_ranked[:, None]].astype(np.float16),
         }
         meta = {"partition": self.partition, "ids": self.ids, "width": list(self.numbers.shape[1:])}
-        meta["window"] = self.history.shape[1]
+        meta |= {"window": self.history.shape[1], "user_fields": self.user_fields}
         return seal(_MAGIC, _FORMAT, meta, arrays)
 
     @classmethod
@@ -172,6 +162,8 @@ class ExampleBatch:
             meta, arrays = unseal(data, _MAGIC, _FORMAT)
         except PruningError as error:
             raise EventError("value", f"is no batch of examples: {error}") from error
+        if not all(np.isfinite(arrays[name]).all() for name in ("numbers", "weight")):
+            raise EventError("value", "is a batch of examples with a number that is not finite")
         e = len(arrays["offsets"])
         width, n_numbers = meta["width"]
         filled = np.arange(width) < arrays["count"][:, None]
@@ -198,6 +190,7 @@ class ExampleBatch:
             item=item,
             count=arrays["count"].astype(np.int32),
             numbers=numbers,
+            user_fields=tuple(meta["user_fields"]),
         )
 
 

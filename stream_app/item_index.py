@@ -113,6 +113,7 @@ class ItemIndex:
 
     def __init__(self) -> None:
         self.ids: list[str] = []
+        self.fields: set[str] = set()  # names of items' attributes
         self._by_id: dict[str, int] = {}
         self._by_key: dict[int, int] = {}
         self.keys: NDArray[np.uint64] = np.zeros(1024, np.uint64)
@@ -164,6 +165,7 @@ class ItemIndex:
     ) -> int:
         """Take over what the shop says about an item; returns its number."""
         i = self.number(item_id)
+        self.fields.update(attributes)
         tokens = item_tokens(item_id, price, categories, attributes)
         self.tokens[i] = -1
         self.tokens[i, : len(tokens)] = [self._number_of_token(token) for token in tokens]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from mode import Service
 
 from pruning import GuardDecision, Ledger, PruningError
@@ -25,6 +26,7 @@ from stream_app.model import FTRLClassifier
 from stream_app.online import default_agent
 from stream_app.records import iso_time
 from stream_app.releasing import Published, ReleaseCycle
+from stream_app.served_model import NO_ITEMS
 from stream_app.shared_lists import SharedLists
 from stream_app.store import shared_list_json
 from stream_app.telemetry import Metrics
@@ -61,7 +63,8 @@ class LearnerService(Service):
         self._examples = LogReader(self._connection, settings.examples_topic)
         self._items = LogReader(self._connection, settings.items_topic)
         self._places: dict[int, int] = {}  # partition of examples → next offset
-        self._sent = (0, 0)  # steps up to which workers know everything
+        self._sent = (0, 0)  # steps up to which workers know everything …
+        self._late = NO_ITEMS  # … but the rows of these items
         self._published: Published | None = None
         self._last_overlay = self._last_checkpoint = 0.0
         self._saved_step = -1
@@ -207,8 +210,7 @@ class LearnerService(Service):
             self._published = None
             return
         self._published = active
-        self._sent = (self.learner.step, ranker_step(self.learner.ranker))
-        self._overlays = 1
+        self._sent, self._late = (self.learner.step, ranker_step(self.learner.ranker)), NO_ITEMS
         self.metrics.releases.inc()
 
     async def _publish_fresh(self) -> None:
@@ -226,12 +228,14 @@ class LearnerService(Service):
 
     async def _push_overlay(self, active: Published) -> None:
         learner, upto = self.learner, (self.learner.step, ranker_step(self.learner.ranker))
-        overlay = learner.overlay(*self._sent, self.settings.neighbours, MOST_OVERLAY_ROWS)
+        rows = np.union1d(self._late, learner.rows_since(self._sent[0])).astype(np.int32)
+        rows = rows[np.argsort(learner.stats.count[rows], kind="stable")]  # what is rare changes most
+        overlay = learner.overlay(*self._sent, self.settings.neighbours, rows[:MOST_OVERLAY_ROWS])
         count = await self.store.push_overlay(active.version, overlay.to_bytes())
         if count == 0 or count > MOST_OVERLAYS:  # Redis was emptied, or reading them all takes too long
             await self._publish(active)
         else:
-            self._sent = upto
+            self._sent, self._late = upto, rows[MOST_OVERLAY_ROWS:]
 
     async def _publish_shared(self) -> None:
         """Write the lists that belong to no user."""

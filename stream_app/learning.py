@@ -22,7 +22,7 @@ from pruning.envelope import seal, unseal
 from pruning.errors import PruningError
 from stream_app.errors import CheckpointError
 from stream_app.examples import CHOSEN, DISLIKED, SHOWN, TAKEN, ExampleBatch
-from stream_app.features import MOST_PER_PAIR, N_NUMBERS, NUMBER_TOKENS, encode_pair
+from stream_app.features import MOST_PER_PAIR, N_NUMBERS, NUMBER_TOKENS, encode_pair, field_names
 from stream_app.item_index import UNKNOWN, ItemIndex
 from stream_app.model import FTRLClassifier
 from stream_app.release import Overlay, Tables
@@ -160,6 +160,7 @@ class Learner:
         self.moments = Moments.new()
         self.step = 0
         self.high_water: dict[int, int] = {}
+        self.user_fields: set[str] = set()
         self._room = _PairRoom()
 
     # Learning
@@ -179,6 +180,7 @@ class Learner:
         for start in range(0, len(batch), CHUNK):
             self._learn_chunk(batch, history, item, slice(start, start + CHUNK))
         self.high_water[batch.partition] = int(batch.offsets[-1])
+        self.user_fields.update(batch.user_fields)
         return len(batch)
 
     def _numbers(self, batch: ExampleBatch) -> NDArray[np.int32]:
@@ -277,8 +279,17 @@ class Learner:
         self.make_room()
         return np.flatnonzero(self.graph.touched[: len(self.items)] >= 0).astype(np.int32)
 
+    def rows_since(self, step: int) -> NDArray[np.int32]:
+        """The items whose rows changed from a step on, int32 (r,)."""
+        self.make_room()
+        return np.flatnonzero(self.graph.touched[: len(self.items)] >= step).astype(np.int32)
+
     def overlay(
-        self, since_step: int, since_ranker_step: int, width: int, most_rows: int | None = None
+        self,
+        since_step: int,
+        since_ranker_step: int,
+        width: int,
+        rows: NDArray[np.int32] | None = None,
     ) -> Overlay:
         """What was learned after a step: all touched weights, and the rows of touched items.
 
@@ -288,15 +299,18 @@ class Learner:
             Steps of the learner and of the ranker up to which the reader knows everything.
         width
             Neighbours per row.
-        most_rows
-            At most so many rows; those of items with few events go first, because theirs change most.
+        rows
+            The rows of these items, int32 (r,), instead.
         """
-        self.make_room()
-        rows = np.flatnonzero(self.graph.touched[: len(self.items)] >= since_step).astype(np.int32)
-        if most_rows is not None and len(rows) > most_rows:
-            rows = rows[np.argsort(self.stats.count[rows], kind="stable")[:most_rows]]
+        rows = self.rows_since(since_step) if rows is None else rows
         keys, weights = touched_since(self.ranker, since_ranker_step)
         return Overlay(keys, weights, self.tables(rows, width))
+
+    def field_names(self) -> dict[int, str]:
+        """Readable names of the ranker's fields, as far as they are known, by number."""
+        return field_names(
+            ["item", "category", "price", *sorted(self.items.fields)], ["user", *sorted(self.user_fields)]
+        )
 
     # Saving
 
@@ -327,6 +341,7 @@ class Learner:
         meta = {
             "step": self.step, "ids": self.items.ids, "extra": extra or {},
             "high_water": sorted(self.high_water.items()),
+            "item_fields": sorted(self.items.fields), "user_fields": sorted(self.user_fields),
         }  # fmt: skip
         return seal(_MAGIC, _FORMAT, meta, arrays)
 
@@ -350,6 +365,8 @@ class Learner:
         learner.stats = ItemStats(**{k: arrays[f"stats_{k}"].copy() for k in ItemStats._fields})
         learner.moments = Moments(**{k: arrays[f"moments_{k}"].copy() for k in ("n", "mean", "m2", "offers")})
         learner.step = meta["step"]
+        learner.items.fields.update(meta["item_fields"])
+        learner.user_fields.update(meta["user_fields"])
         learner.high_water = {int(p): int(o) for p, o in meta["high_water"]}
         learner.make_room()
         return learner, meta["extra"]
@@ -428,8 +445,9 @@ def river_pairs(
 
 def touched_since(ranker: Any, step: int) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
     """The weights that a ranker changed after its step `step`; of a stock River model, all of them."""
-    if isinstance(ranker, FTRLClassifier):
-        return ranker.touched_since(step)
+    if hasattr(ranker, "touched_since"):
+        keys, weights = ranker.touched_since(step)
+        return keys, weights
     try:
         frozen = pruning.snapshot(ranker)
     except pruning.EmptyModelError:

@@ -324,6 +324,7 @@ class Recommender:
             item=place[log.item[keep]],
             count=log.count[keep],
             numbers=log.numbers[keep].astype(np.float16).astype(np.float32),  # as it will be on the wire
+            user_fields=tuple(sorted(self.users.fields)),
         )
 
     # Lists

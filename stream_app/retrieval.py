@@ -121,10 +121,8 @@ def grown(array: NDArray[Any], n: int, empty: float) -> NDArray[Any]:
 
 def grow_stats(stats: ItemStats, n: int) -> ItemStats:
     """The counters with room for `n` items."""
-    empty = ItemStats(
-        count=0, met=0, discount=1, first=-1, last=-1, trend=0, shown=0, taken=0, rate=0, by_length=0
-    )  # type: ignore[arg-type]
-    return ItemStats(*(grown(a, n, e) for a, e in zip(stats, empty, strict=True)))  # type: ignore[arg-type]
+    empty = {"discount": 1, "first": -1, "last": -1}
+    return ItemStats(**{name: grown(a, n, empty.get(name, 0)) for name, a in stats._asdict().items()})
 
 
 def grow_neighbours(neighbours: Neighbours, n: int) -> Neighbours:

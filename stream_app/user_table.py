@@ -75,6 +75,7 @@ class UserTable:
         self.max_items = max_items
         self._rows: dict[str, int] = {}  # in order of use, the least recent first
         self._free: list[int] = []
+        self.fields: set[str] = set()  # names of users' attributes
         self._tokens: dict[str, list[int]] = {}  # of users that the shop described
         self.partition: NDArray[np.int32] = np.zeros(0, np.int32)
         self.offset: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -249,6 +250,7 @@ class UserTable:
 
     def describe(self, user_id: str, attributes: dict[str, object]) -> None:
         """Take over what the shop says about a user."""
+        self.fields.update(attributes)
         self._tokens[user_id] = user_tokens(user_id, attributes)
         if user_id in self._rows:
             self._put_tokens(self._rows[user_id], user_id)
