@@ -16,6 +16,7 @@ from stream_app.learning import Learner
 from stream_app.model import FTRLClassifier
 from stream_app.online import OnlineRecommender, default_agent
 
+FEWEST = 500  # pairs that can judge anything
 HELD_OUT = 0.2  # share of the events, the last ones, that judge what was learned from the others
 
 
@@ -75,7 +76,7 @@ def size_quality_curve(records: Iterable[Event | Item | User], *, tolerance: flo
                 recorder = _Recorder(online.learner.ranker)
                 online.learner.ranker = recorder
             online.observe(record)
-    if recorder is None or not recorder.parts or not len(recorder.ranker):
+    if recorder is None or recorder.pairs < FEWEST or not len(recorder.ranker):
         raise InputError("the stream is too short: it needs some hundred events that can be learned")
     return curve(recorder.ranker, recorder.examples(), guard=Guard(tolerance=tolerance))
 
@@ -98,6 +99,11 @@ class _Recorder:
     ) -> None:
         """Keep a copy of the pairs."""
         self.parts.append((keys.copy(), values.copy(), np.diff(indptr), y.copy()))
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs were kept."""
+        return sum(len(part[-1]) for part in self.parts)
 
     def touched_since(self, step: int) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
         """Nothing more is learned."""

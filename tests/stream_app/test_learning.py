@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from stream_app.learning import (
     POOL_NEW,
     POOL_TRENDING,
     Learner,
-    Moments,
     _best,
     learn_pairs,
     ranker_step,
@@ -136,7 +136,7 @@ def test_moments_are_those_of_the_numbers_learned(batches: list[ExampleBatch]) -
     mean, inv_std = learner.moments.scaling()
     np.testing.assert_allclose(mean, rows.mean(axis=0, dtype=float), atol=1e-4)
     np.testing.assert_allclose(inv_std, 1 / (rows.std(axis=0, dtype=float) + 1e-3), rtol=1e-3)
-    few = Moments(np.array([FEW - 1.0]), learner.moments.mean, learner.moments.m2)
+    few = replace(learner.moments, n=np.array([FEW - 1.0]))
     assert not few.scaling()[0].any() and (few.scaling()[1] == 1).all()
 
 

@@ -9,7 +9,7 @@ from stream_app.candidates import new_scratch, recall_offers, start_user
 from stream_app.events import Event, EventItem
 from stream_app.examples import CHOSEN, SHOWN, TAKEN, ExampleBatch
 from stream_app.features import NUMBERS, POSITION
-from stream_app.item_index import ItemIndex
+from stream_app.item_index import ItemIndex, item_key
 from stream_app.learning import Learner
 from stream_app.recommender import Recommender
 from stream_app.retrieval import RATE_PRIOR, learn_offer, new_stats
@@ -149,7 +149,10 @@ def test_offers_survive_in_the_packed_state() -> None:
     theirs = feed(second, after, 2, states=states).examples
     assert ours is not None and theirs is not None
     assert theirs.kind.tolist() == [TAKEN] == ours.kind.tolist()
-    assert sorted(names(theirs, 0)) == sorted(names(ours, 0)) == list("abcd")
+    assert sorted(names(ours, 0)) == list("abcd")
+    assert [sorted(b.keys[b.item[0, : b.count[0]]].tolist()) for b in (theirs, ours)] == [
+        sorted(map(item_key, "abcd"))
+    ] * 2  # the second worker knows the keys, not yet the ids
 
 
 def test_no_user_remembers_more_offers_than_there_is_room() -> None:
