@@ -46,6 +46,7 @@ _HEADS = np.dtype(
         ("last_ms", "<i8"),
     ]
 )  # the same for many users
+_OFFERS_HEADS = np.dtype([("request", "<u8"), ("listed", "<u2"), ("offers", "<u2")])
 
 
 class UserTable:
@@ -226,27 +227,41 @@ class UserTable:
 
     def pack_all(self, user_ids: Sequence[str]) -> list[tuple[str, bytes]]:
         """Users in memory with their states, as `pack` makes them one by one."""
-        rows = self.rows_of(user_ids)  # (m,)
-        users, n = self.users, self.users.length[rows]
+        rows, users = self.rows_of(user_ids), self.users  # (m,)
         heads = np.zeros(len(rows), _HEADS)
-        heads["magic"], heads["partition"], heads["length"] = _MAGIC, self.partition[rows], n
+        heads["magic"], heads["partition"], heads["length"] = _MAGIC, self.partition[rows], users.length[rows]
         heads["offset"], heads["last_ms"] = self.offset[rows], users.last_ms[rows]
+        offers = np.zeros(len(rows), _OFFERS_HEADS)
+        offers["request"], offers["listed"] = users.request[rows], users.listed[rows]
+        offers["offers"] = users.offers[rows]
+        head, keys, best, n = heads.tobytes(), *self._flat(rows, users.items, users.best, users.length)
+        more, offered, taken, m = (
+            offers.tobytes(),
+            *self._flat(rows, users.offered, users.taken, users.offers),
+        )
+        h, o = _HEAD.size, _OFFERS.size
+        states = []
+        for x, user_id in enumerate(user_ids):
+            a, b, c, d = n[x], n[x + 1], m[x], m[x + 1]
+            state = head[h * x : h * x + h] + keys[8 * a : 8 * b] + best[a:b]
+            if d > c:
+                state += more[o * x : o * x + o] + offered[8 * c : 8 * d] + taken[c:d]
+            states.append((user_id, state))
+        return states
+
+    def _flat(
+        self,
+        rows: NDArray[np.int32],
+        numbers: NDArray[np.int32],
+        flags: NDArray[np.uint8],
+        filled: NDArray[np.int32],
+    ) -> tuple[bytes, bytes, list[int]]:
+        """Keys and flags of the filled places of rows, one row behind the other, and where each begins."""
+        n = filled[rows]
         longest = int(n.max(initial=0))
-        filled = np.arange(longest) < n[:, None]  # (m, longest)
-        keys = self.items.keys[users.items[rows, :longest][filled]].tobytes()
-        best, head = users.best[rows, :longest][filled].tobytes(), heads.tobytes()
-        ends = np.cumsum(n).tolist()
-        return [
-            (user_id, head[h : h + _HEAD.size] + keys[8 * a : 8 * b] + best[a:b] + offers)
-            for user_id, h, a, b, offers in zip(
-                user_ids,
-                range(0, len(head), _HEAD.size),
-                [0, *ends],
-                ends,
-                map(self._pack_offers, rows.tolist()),
-                strict=False,
-            )
-        ]
+        places = np.arange(longest) < n[:, None]  # (m, longest)
+        keys = self.items.keys[numbers[rows, :longest][places]].tobytes()
+        return keys, flags[rows, :longest][places].tobytes(), [0, *np.cumsum(n).tolist()]
 
     def describe(self, user_id: str, attributes: dict[str, object]) -> None:
         """Take over what the shop says about a user."""
