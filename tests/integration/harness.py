@@ -319,6 +319,19 @@ def shop_messages(events: int, seed: int = 3) -> tuple[list[Message], list[Messa
     return items, messages
 
 
+def feed(system: Deployment, holds: Callable[[], T], what: str, within_s: float = 90) -> T:
+    """Send events bit by bit, so that the learner keeps up with the worker, until a condition holds."""
+
+    def fed() -> T:
+        answer = holds()
+        if not answer:
+            produce(system, 300, seed=len(system.ledger))
+            system.until_consumed()
+        return answer
+
+    return system.until(fed, what, within_s)
+
+
 def produce(system: Deployment, events: int, seed: int = 3) -> list[Message]:
     """Send a small shop's items and events; returns the items."""
     items, messages = shop_messages(events, seed)

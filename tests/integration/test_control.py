@@ -11,7 +11,7 @@ import pytest
 
 from stream_app.events import Event, encode_event, encode_item
 from stream_app.records import Item
-from tests.integration.harness import SMALL, Deployment, produce
+from tests.integration.harness import SMALL, Deployment, feed
 from tests.integration.verifier import recompute, unpack
 
 # Every proposal is promoted: what is tested is what commands do, not what the guard thinks.
@@ -24,8 +24,8 @@ class Shop:
     def __init__(self, system: Deployment) -> None:
         self.system = system
         self.process = system.start("worker", "learner", wait=False)
-        produce(system, 2_000)
-        system.until_consumed()
+        shared = system.key("global", "trending")
+        feed(system, lambda: len(system.ledger) > 2_000 and system.redis.exists(shared), "the model begins")
         self.users = sorted(recompute(system.ledger, system.settings).users)
 
     @property
@@ -75,14 +75,7 @@ def test_prune_now_and_rollback(shop: Shop) -> None:
     """`recs prune now` puts a release on trial, the guard lets it serve, rollback takes it back."""
     first = shop.current
     shop.recs("prune", "now")
-
-    def promoted() -> bool:
-        if shop.current == first:
-            produce(shop.system, 300, seed=len(shop.system.ledger))  # the guard looks at what comes next
-            shop.system.until_consumed()
-        return shop.current not in ("", first)
-
-    shop.system.until(promoted, "the pruned release is served")
+    feed(shop.system, lambda: shop.current not in ("", first), "the pruned release is served")
     shop.recs("prune", "rollback", "--reason", "a test")
     shop.system.until(lambda: shop.current == first, "the release before is served")
     verdicts = [(r["verdict"], r["reason"]) for r in shop.history()]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from pruning import Ledger
-from tests.integration.harness import SMALL, Deployment, produce
+from tests.integration.harness import SMALL, Deployment, feed, produce
 from tests.integration.verifier import check_examples, check_users, recompute
 
 
@@ -17,8 +17,6 @@ def test_stock_river_classifier_is_pruned_and_served(deploy: Callable[..., Deplo
         prune_amount=0.3, guard_samples=100, guard_tolerance=1, guard_overlap=0,
     )  # fmt: skip
     worker, learner = system.start("worker", wait=False), system.start("learner", wait=False)
-    produce(system, 2_500)
-    system.until_consumed()
 
     def promoted() -> dict[str, object] | None:
         version = system.redis.get(system.key("model", "current"))
@@ -26,7 +24,7 @@ def test_stock_river_classifier_is_pruned_and_served(deploy: Callable[..., Deplo
         found = json.loads(meta) if meta else {}  # type: ignore[arg-type]
         return found if found.get("step", 0) > 0 else None
 
-    meta = system.until(promoted, "a pruned release is served", within_s=90)
+    meta = feed(system, promoted, "a pruned release is served")
     [record, *_] = Ledger(system.settings.state_dir / "ledger.jsonl").read()
     assert record.verdict == "promote"
     assert record.weights_after < record.weights_before
