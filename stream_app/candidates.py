@@ -177,7 +177,7 @@ def gather_learned(graph, stats, history, scratch):  # type: ignore[no-untyped-d
     n_found, h, epoch = 0, len(history), scratch.epoch[0]
     total, support, mark, found = scratch.total, scratch.support, scratch.mark, scratch.found
     starts, lengths, arena, weights = graph.start, graph.length, graph.item, graph.weight
-    discount = stats.discount
+    discount, count, met = stats.discount, stats.count, stats.met
     weight = np.float32(1.0)
     scores = np.empty(MAX_ROW, np.float32)
     for d in range(min(h, WINDOW)):
@@ -186,7 +186,7 @@ def gather_learned(graph, stats, history, scratch):  # type: ignore[no-untyped-d
         items = arena[start : start + length]
         for k in range(length):
             scores[k] = weights[start + k] * discount[items[k]]
-        source = source_discount(stats, j)
+        source = source_discount(count[j], met[j])
         n_found = _point_at(
             total, support, mark, found, epoch, items, scores, source, weight, d == 0, n_found
         )

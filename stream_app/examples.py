@@ -110,8 +110,10 @@ class ExampleBatch:
             return np.zeros(0, np.int32)
         numbers = np.concatenate((self.history, self.item), axis=1).ravel()
         numbers = numbers[numbers >= 0]
-        _, first = np.unique(numbers, return_index=True)
-        return numbers[np.sort(first)]
+        first = np.full(len(self.keys), len(numbers))  # where each item is mentioned first
+        first[numbers[::-1]] = np.arange(len(numbers))[::-1]  # of equal numbers, numpy keeps the last one's
+        mentioned = np.flatnonzero(first < len(numbers)).astype(np.int32)
+        return mentioned[np.argsort(first[mentioned])]
 
     def _only_mentioned(self) -> ExampleBatch:
         """The same examples without the items that none of them mentions."""

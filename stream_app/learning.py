@@ -192,9 +192,10 @@ class Learner:
         mentioned = batch.mentioned()
         local = np.full(len(batch.keys), -1, np.int32)
         local[mentioned] = self.items.numbers_of_keys(batch.keys[mentioned])
-        for k in mentioned.tolist():
-            if batch.ids[k]:
-                self.items.number(batch.ids[k])
+        ids = self.items.ids
+        for k, i in zip(mentioned.tolist(), local[mentioned].tolist(), strict=True):
+            if batch.ids[k] and not ids[i]:
+                self.items.number(batch.ids[k])  # tells the index the id of a key
         return local
 
     def _learn_chunk(

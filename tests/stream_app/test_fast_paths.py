@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.examples import ExampleBatch
 from stream_app.item_index import ItemIndex
 from stream_app.recommender import Lists, Recommender
+from stream_app.retrieval import _find
 from stream_app.simulator import Shop
 from stream_app.store import list_json, lists_json
 from stream_app.user_table import UserTable
@@ -116,3 +118,26 @@ def test_batches_of_any_size_lead_to_the_same_states():
     lists_of_ones, states_of_ones = _served(1, events)
     assert states == states_of_ones
     assert lists == lists_of_ones
+
+
+@given(st.lists(st.integers(0, 40), max_size=70), st.integers(0, 40), st.integers(0, 5))
+def test_sixteen_at_once_find_what_one_by_one_finds(items, wanted, start):
+    """The first place of an item from a start on, or the end."""
+    start = min(start, len(items))
+    place = _find(np.array(items, np.int32), start, len(items), wanted)
+    assert place == next((k for k in range(start, len(items)) if items[k] == wanted), len(items))
+
+
+@given(st.lists(st.lists(st.integers(-1, 9), min_size=4, max_size=4), max_size=6))
+def test_items_are_mentioned_in_the_order_of_their_first_mention(rows):
+    """What a walk through the examples meets first comes first, and once."""
+    numbers = np.array(rows, np.int32).reshape(-1, 4)
+    e = len(numbers)
+    examples = ExampleBatch(
+        partition=0, offsets=np.arange(e), times_ms=np.arange(e), ids=[""] * 10,
+        keys=np.arange(10, dtype=np.uint64),
+        history=numbers[:, :2], length=np.zeros(e, np.int32), gap=np.zeros(e, np.uint8),
+        weight=np.ones(e, np.float32), users=np.zeros((e, 8), np.uint64), item=numbers[:, 2:],
+        count=np.zeros(e, np.int32), numbers=np.zeros((e, 2, 1), np.float32),
+    )  # fmt: skip
+    assert examples.mentioned().tolist() == [*dict.fromkeys(n for row in rows for n in row if n >= 0)]
