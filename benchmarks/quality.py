@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stream_app.baselines import BASELINES
 from stream_app.evaluation import evaluate
+from stream_app.evaluation.baselines import BASELINES
+from stream_app.evaluation.judging import MODELS
 from stream_app.formats import read
-from stream_app.judging import MODELS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"

@@ -187,7 +187,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """How good are the recommendations on a file of events? Test, then learn, baselines beside ours."""
-    from stream_app.judging import evaluate_file
+    from stream_app.evaluation.judging import evaluate_file
 
     with _Reading(file, format, columns, skip_bad, quiet=as_json, limit=limit) as reading:
         names = None if models is None else [name.strip() for name in models.split(",")]
@@ -233,7 +233,7 @@ def validate(file: Path, format: Format = "auto", columns: Columns = None, as_js
 def _validation_table(report: Any) -> Any:
     from rich.table import Table
 
-    from stream_app.records import iso_time
+    from stream_app.events.records import iso_time
 
     table = Table(title=f"{report.path} ({report.format})", show_header=False, title_justify="left")
     table.add_row(

@@ -19,12 +19,12 @@ from stream_app.checkpoints import StateDir
 from stream_app.config import Settings
 from stream_app.errors import EventError, RecsError, ReleaseError, StoreError
 from stream_app.events import Item, Tombstone, decode_item
+from stream_app.events.records import iso_time
 from stream_app.examples import ExampleBatch
 from stream_app.failpoints import failpoint
 from stream_app.learning import Learner, ranker_step
 from stream_app.model import FTRLClassifier
 from stream_app.online import default_agent
-from stream_app.records import iso_time
 from stream_app.releasing import Published, ReleaseCycle
 from stream_app.served_model import NO_ITEMS
 from stream_app.shared_lists import SharedLists

@@ -23,8 +23,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from stream_app.errors import ConfigError, StoreError
+from stream_app.events.records import iso_time
 from stream_app.recommender import Lists, Offered
-from stream_app.records import iso_time
 
 _DAY_S = 86_400
 _REPLACED_TTL_S = 3_600

@@ -20,9 +20,9 @@ from typing import Any
 from mode import Service
 
 from stream_app.config import Settings
-from stream_app.dead_letters import Rejected
 from stream_app.errors import EventError, RecsError, ReleaseError, StoreError, TransportError
 from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
+from stream_app.events.dead_letters import Rejected
 from stream_app.failpoints import failpoint
 from stream_app.recommender import Lists, Outcome, Recommender
 from stream_app.release import Overlay, Release

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stream_app.events import Event, encode_event, encode_item
-from stream_app.records import Item
+from stream_app.events.records import Item
 from tests.integration.harness import SMALL, Deployment, feed
 from tests.integration.verifier import recompute, unpack
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import metrics as river_metrics
 
-from stream_app import metrics
-from stream_app.metrics import ABSENT
+from stream_app.evaluation import metrics
+from stream_app.evaluation.metrics import ABSENT
 
 K = 10
 ranks_lists = st.lists(st.integers(ABSENT, 15), min_size=1, max_size=30)

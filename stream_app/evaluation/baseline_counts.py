@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from stream_app.baseline import Baseline, Floats, grown
+from stream_app.evaluation.baseline import Baseline, Floats, grown
 from stream_app.events import DEFAULT_WEIGHTS, Event
 
 
