@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pruning import field_id
+from pruning import Artefact, field_id
 
 GOLDEN, M1, M2 = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -58,9 +58,15 @@ class Stream:
             self.keys[cut], self.indptr[a : b + 1] - self.indptr[a], self.y[a:b], self.names, self.floor
         )
 
+    def only(self, artefact: Artefact) -> Stream:
+        """The same events with the features that an artefact has kept."""
+        return self._select(artefact.lookup(self.keys) != 0)
+
     def without(self, fields: set[int]) -> Stream:
         """The same events without the tokens of some fields."""
-        keep = ~np.isin(self.keys >> np.uint64(48), np.array(sorted(fields), np.uint64))
+        return self._select(~np.isin(self.keys >> np.uint64(48), np.array(sorted(fields), np.uint64)))
+
+    def _select(self, keep: NDArray[np.bool_]) -> Stream:
         ends = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
         return Stream(self.keys[keep], ends, self.y, self.names, self.floor)
 

@@ -3,9 +3,14 @@
 ::
 
     model ──snapshot──▶ Snapshot ──pruner──▶ mask ──quantizer──▶ Artefact ──guard──▶ GuardDecision ──▶ Ledger
-    weights             weights     pruners         quantization  artefact    guard                     ledger
-                                    └──────────────── PruningAgent (agent) drives them ────────────────┘
-    tokens (features as 64-bit numbers) · optim (exact FTRL for River) · envelope (sealed bytes) · errors
+                        weights     pruners         quantization  artefact    guard                     ledger
+                                    └──────────────── agent: PruningAgent drives them ─────────────────┘
+
+    which weights    pruners · importance (fields) · fisher (curvature, rank) · schedules River models
+    tables (where weights live) · inplace (prune_model) · online (wrappers) · optim (FTRL) while training
+    admission (which features enter) · proximal (L1, group lasso, dropout) · binning is it good       examples
+    · evaluation · curves (size/quality) · guard · sequential (anytime-valid) bytes            tokens
+    (features as numbers) · fingerprints (the served table) · simd · envelope · transport
 
 Examples
 --------
@@ -24,6 +29,7 @@ from pruning.admission import AdmissionFilter
 from pruning.agent import Proposal, PruneReport, PruningAgent
 from pruning.artefact import Artefact, KernelArgs, lookup_one, prefetch_one
 from pruning.binning import QuantileBins
+from pruning.curves import Curve, CurvePoint, curve, plot
 from pruning.errors import (
     ArtefactError,
     CapacityError,
@@ -37,7 +43,8 @@ from pruning.errors import (
     PruningError,
     UnsupportedModelError,
 )
-from pruning.evaluation import Curve, CurvePoint, Examples, Quality, auc, curve, evaluate, plot, quality
+from pruning.evaluation import Quality, auc, evaluate, quality, top_k_overlap
+from pruning.examples import EncodedLearner, Examples, progressive
 from pruning.fisher import FisherTracker, RankPruner
 from pruning.guard import Guard, GuardDecision, Shadow
 from pruning.importance import FieldImportance, FieldSelection, field_contributions, log_loss, select_fields
@@ -61,6 +68,7 @@ from pruning.schedules import Cubic, Exponential, OneShot
 from pruning.sequential import CircuitBreaker, ConfidenceSequence, Cusum
 from pruning.tables import reading_only, weight_tables
 from pruning.tokens import encode, feature_token, field_id, token
+from pruning.transport import from_wire, to_wire
 from pruning.weights import Snapshot, snapshot
 
 __all__ = [
@@ -80,6 +88,7 @@ __all__ = [
     "DecisionRecord",
     "DualThresholdPruner",
     "EmptyModelError",
+    "EncodedLearner",
     "Examples",
     "Exponential",
     "FTRLProximal",
@@ -128,10 +137,12 @@ __all__ = [
     "feature_token",
     "field_contributions",
     "field_id",
+    "from_wire",
     "log_loss",
     "lookup_one",
     "plot",
     "prefetch_one",
+    "progressive",
     "prune_model",
     "quality",
     "quantize_model",
@@ -139,6 +150,8 @@ __all__ = [
     "refit_intercept",
     "select_fields",
     "snapshot",
+    "to_wire",
     "token",
+    "top_k_overlap",
     "weight_tables",
 ]

@@ -8,7 +8,7 @@ sees the old artefact or the new one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +30,26 @@ class Pruner(Protocol):
     def compute_mask(self, snapshot: Snapshot) -> NDArray[np.bool_]:
         """True where a weight stays."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldReport:
+    """One field of a dry run.
+
+    Parameters
+    ----------
+    field
+        Its name or number.
+    live, kept
+        Weights before and after.
+    predicted_cost
+        Σ½w²H of what goes, per example learned.
+    """
+
+    field: str
+    live: int
+    kept: int
+    predicted_cost: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +79,20 @@ class PruneReport:
     def share_kept(self) -> float:
         """Stored weights over live weights."""
         return self.weights_after / self.weights_before
+
+    def by_field(self, names: Mapping[int, str] | None = None) -> list[FieldReport]:
+        """A dry run by field, the dearest first: what would go, and what that is predicted to cost.
+
+        Parameters
+        ----------
+        names
+            Field number → name; the number is shown where there is none.
+        """
+        rows = [
+            FieldReport((names or {}).get(number, f"{number:#06x}"), total, kept, cost)
+            for number, (total, kept, cost) in self.fields.items()
+        ]
+        return sorted(rows, key=lambda row: (-row.predicted_cost, row.field))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,9 +160,38 @@ class PruningAgent:
         self.breaker = CircuitBreaker() if breaker is None else breaker
         self.active: Artefact | None = None
         self.previous: Artefact | None = None
+        self._names: dict[str, str] = {}  # version of an artefact → name of the bundle it is part of
 
-    def propose(self, model: Any, metadata: Mapping[str, Any] | None = None) -> Proposal:
+    def adopt(self, active: Artefact, previous: Artefact | None = None, names: Sequence[str] = ()) -> None:
+        """Go on from artefacts that an earlier process promoted; `names` are their bundles', if any."""
+        self.active, self.previous = active, previous
+        for artefact, name in zip((active, previous), names, strict=False):
+            if artefact is not None:
+                self._names[artefact.version] = name
+
+    def _name(self, artefact: Artefact | None) -> str | None:
+        return None if artefact is None else self._names.get(artefact.version, artefact.version)
+
+    def propose(
+        self,
+        model: Any,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        refit: Callable[[Artefact], Any] | None = None,
+    ) -> Proposal:
         """Freeze the model and build the dense export and the candidate from the same copy.
+
+        Parameters
+        ----------
+        model
+            A model `pruning.snapshot` knows, or a `Snapshot`.
+        metadata
+            What the candidate should carry; JSON.
+        refit
+            Called with the pruned candidate; returns a fresh model trained on logged examples with the
+            features the candidate has kept (`Examples.only`). Its weights take the place of the dense
+            trainer's: they are better where much is pruned. The guard compares with the dense export all the
+            same.
 
         Raises
         ------
@@ -138,8 +201,13 @@ class PruningAgent:
         frozen = (model if isinstance(model, Snapshot) else snapshot(model)).check()
         mask = self.pruner.compute_mask(frozen)
         dense = Artefact.build(frozen, None, Float32(), {"role": "dense"})
-        parent = None if self.active is None else self.active.version
-        candidate = Artefact.build(frozen, mask, self.quantizer, {"parent": parent, **(metadata or {})})
+        parent = self._name(self.active)
+        about = {"parent": parent, **(metadata or {})}
+        candidate = Artefact.build(frozen, mask, self.quantizer, about)
+        if refit is not None:
+            refitted = dataclasses.replace(snapshot(refit(candidate)).check(), step=frozen.step)
+            known = np.isin(refitted.keys, frozen.keys[mask])
+            candidate = Artefact.build(refitted, known, self.quantizer, {**about, "refitted": True})
         return Proposal(dense, candidate, _report(frozen, mask, dense, candidate), frozen.step)
 
     def judge(
@@ -186,10 +254,12 @@ class PruningAgent:
         The ledger is written before `active` changes: after a crash in between, the old artefact is served
         and the ledger names the one that was to come.
         """
+        if version is not None:
+            self._names[proposal.candidate.version] = version
         self.ledger.append(
             DecisionRecord(
                 version=version or proposal.candidate.version,
-                parent=None if self.active is None else self.active.version,
+                parent=self._name(self.active),
                 verdict=decision.verdict,
                 reason=decision.reason,
                 time=time,
@@ -251,8 +321,8 @@ class PruningAgent:
         left, self.active, self.previous = self.active, self.previous, None
         self.ledger.append(
             DecisionRecord(
-                version=self.active.version,
-                parent=left.version,
+                version=self._name(self.active) or "",
+                parent=self._name(left),
                 verdict="rollback",
                 reason=reason,
                 time=time,

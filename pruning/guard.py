@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from pruning.artefact import Artefact
 from pruning.errors import ArtefactError, NonFiniteError, ParameterError
@@ -229,7 +229,7 @@ class Guard:
         mean = float(difference.mean())
         if np.ptp(difference) == 0.0:
             return mean, mean, mean
-        margin = float(stats.norm.ppf(self.confidence) * difference.std(ddof=1) / math.sqrt(len(difference)))
+        margin = float(special.ndtri(self.confidence) * difference.std(ddof=1) / math.sqrt(len(difference)))
         return mean, mean - margin, mean + margin
 
 

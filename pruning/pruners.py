@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 from pruning.errors import ParameterError
 from pruning.tokens import field_id
@@ -101,7 +101,7 @@ class _Pruner:
         mask = np.zeros(len(snapshot), np.bool_)
         if self.amount.significance is not None:
             wald = snapshot.weights**2 * snapshot.curvature
-            significant: NDArray[np.bool_] = wald > stats.chi2.ppf(1 - self.amount.significance, df=1)
+            significant: NDArray[np.bool_] = wald > special.chdtri(1, self.amount.significance)
             return live & significant
         kept = self.amount.kept(int(live.sum()))
         scores = np.where(live, self.importance_scores(snapshot), -np.inf)

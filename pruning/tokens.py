@@ -46,7 +46,9 @@ def token(field: str, value: str) -> int:
     >>> token("genre", "drama") >> VALUE_BITS == field_id("genre")
     True
     """
-    digest = int.from_bytes(blake2b(value.encode("utf-8", "surrogatepass"), digest_size=6).digest(), "little")
+    # The field once more: its 16 bits collide now and then.
+    text = f"{field}={value}".encode("utf-8", "surrogatepass")
+    digest = int.from_bytes(blake2b(text, digest_size=6).digest(), "little")
     return (field_id(field) << VALUE_BITS) | (digest or 1)
 
 
@@ -124,21 +126,23 @@ def encode(x: Mapping[Hashable, Any]) -> tuple[NDArray[np.uint64], NDArray[np.fl
     >>> int(keys[0]) == token("genre", "drama"), values.tolist()
     (True, [1.0, 2.5, 1.0])
     """
-    keys = np.empty(len(x), np.uint64)
-    values = np.empty(len(x), np.float64)
-    for i, (key, value) in enumerate(x.items()):
-        if isinstance(value, str):
-            keys[i], values[i] = _text_token(key, value), 1.0
-            continue
-        keys[i] = feature_token(key)
+    keys = [_text_token(k, v) if isinstance(v, str) else feature_token(k) for k, v in x.items()]
+    try:
+        values = np.array([1.0 if isinstance(v, str) else v for v in x.values()], np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _not_a_number(x) from error
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise _not_a_number(x)
+    return np.array(keys, np.uint64), np.minimum(np.maximum(values, -3e38), 3e38).astype(np.float32)
+
+
+def _not_a_number(x: Mapping[Hashable, Any]) -> NonFiniteError:
+    """The error for the first value that is not a finite number."""
+    for key, value in x.items():
         try:
-            values[i] = number = float(value)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise NonFiniteError(
-                f"feature {key!r} has the value {value!r}: give a number, bool or text"
-            ) from error
-        if not math.isfinite(number):
-            raise NonFiniteError(
-                f"feature {key!r} has the value {value!r}: only finite numbers can be learned"
-            )
-    return keys, np.clip(values, -3e38, 3e38).astype(np.float32)
+            good = isinstance(value, str) or math.isfinite(value)
+        except (TypeError, ValueError, OverflowError):
+            good = False
+        if not good:
+            return NonFiniteError(f"feature {key!r} is {value!r}: give a finite number, a bool or a text")
+    return NonFiniteError("a value is not a finite number")

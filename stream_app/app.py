@@ -10,6 +10,7 @@ Commands on the control topic, JSON: `{"command": "prune"}`, `{"command": "rollb
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Iterable
@@ -162,6 +163,8 @@ class System:
             await self.stop()
             raise
         self._shell = asyncio.create_task(self.app.start())
+        gc.freeze()  # libraries and kernels stay: the collector need not walk through them again and again
+        gc.set_threshold(50_000)  # and a batch is many small records that die young
 
     async def stop(self) -> None:
         """Stop everything, the worker first, so that the learner hears of its last examples."""

@@ -102,7 +102,7 @@ class RiverBiasedMF(Baseline):
     Parameters
     ----------
     n_factors, learning_rate_bias, learning_rate_latent, l2
-        Of the factorization. The defaults, with `negatives`, were the best of fifteen settings on
+        Of the factorization. The defaults, with `negatives`, were the best of fourteen settings on
         MovieLens 100K.
     negatives
         Items that are drawn per choice, from those the user has not chosen.

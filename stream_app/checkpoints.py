@@ -39,6 +39,8 @@ class StateDir:
         try:
             self._releases.mkdir(parents=True, exist_ok=True)
             path.chmod(0o700)
+            for unfinished in path.rglob(".*.tmp"):  # of a process that died while it wrote
+                unfinished.unlink()
         except OSError as error:
             raise CheckpointError(
                 f"RECS_STATE_DIR={path}: {error.strerror}; choose a folder to write to"

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from stream_app.errors import ConfigError
 from stream_app.events import CANONICAL_TYPES, DEFAULT_WEIGHTS
@@ -30,9 +31,7 @@ class Settings(BaseSettings):
     )
     kafka_username: str = Field("", description="Kafka user (SASL/SCRAM-SHA-512)")
     kafka_password: SecretStr = Field(SecretStr(""), description="and password")
-    kafka_ca_file: Path | None = Field(
-        None, description="CA certificate of the brokers, when not a public one"
-    )
+    kafka_ca_file: Path | None = Field(None, description="CA certificate of the brokers, when not public")
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
         description="Redis or Valkey; `rediss://` for TLS, may carry user and password",
@@ -60,8 +59,12 @@ class Settings(BaseSettings):
 
     # Recommending
     list_size: int = Field(20, ge=1, le=100, description="items per list")
-    list_ttl_days: float = Field(30, gt=0, description="how long a list stays without being made again")
-    state_ttl_days: float = Field(90, gt=0, description="how long a user who does nothing is remembered")
+    list_ttl_days: float = Field(
+        30, gt=0, le=3650, description="how long a list stays without being made again"
+    )
+    state_ttl_days: float = Field(
+        90, gt=0, le=3650, description="how long a user who does nothing is remembered"
+    )
     neighbours: int = Field(100, ge=1, le=400, description="neighbours served per item")
     max_users_in_memory: int = Field(50_000, ge=1, description="users a worker holds; others wait in Redis")
     max_items_per_user: int = Field(512, ge=1, le=65_535, description="items remembered per user")
@@ -74,25 +77,21 @@ class Settings(BaseSettings):
     # Learning
     ranker: str = Field(
         "ftrl",
-        description="`ftrl` (compiled), or a River classifier such as `linear_model.LogisticRegression`",
+        description="`ftrl`, compiled, or a linear classifier of River: `linear_model.LogisticRegression`",
     )
     ranker_params: dict[str, Any] = Field(default_factory=dict, description="its parameters, JSON")
     max_features: int = Field(1_000_000, ge=1024, description="weights the learner keeps at most")
-    checkpoint_interval_s: float = Field(30, gt=0, description="seconds between checkpoints of the learner")
-    overlay_interval_s: float = Field(1, gt=0, description="seconds between overlays from learner to workers")
+    checkpoint_interval_s: float = Field(30, gt=0, description="seconds between the learner's checkpoints")
+    overlay_interval_s: float = Field(1, gt=0, description="seconds between overlays for the workers")
 
     # Pruning
-    prune_interval: int = Field(
-        10_000, ge=100, description="examples between two proposals of a pruned release"
-    )
+    prune_interval: int = Field(10_000, ge=100, description="examples between proposals of a pruned release")
     prune_first: int = Field(2_000, ge=100, description="examples before the first one")
-    prune_amount: float = Field(
-        0.8, ge=0, lt=1, description="share of the ranker's weights a release leaves out"
-    )
+    prune_amount: float = Field(0.8, ge=0, lt=1, description="share of weights a release leaves out")
     guard_tolerance: float = Field(2e-3, ge=0, description="accepted rise of the pairwise log loss")
     guard_samples: int = Field(1_000, ge=2, description="examples before the guard decides")
     guard_overlap: float = Field(
-        0.9, ge=0, le=1, description="accepted agreement of the top 10 with the dense model"
+        0.9, ge=0, le=1, description="least agreement of the top 10 with the dense model"
     )
 
     # Batches
@@ -115,32 +114,42 @@ class Settings(BaseSettings):
             raise ValueError("weights lie between 0 and 25")
         return dict(DEFAULT_WEIGHTS) | weights
 
+    @model_validator(mode="after")
+    def _room_for_a_batch(self) -> Settings:
+        if self.max_users_in_memory < self.batch_size:
+            raise ValueError(
+                f"RECS_MAX_USERS_IN_MEMORY={self.max_users_in_memory} is less than "
+                f"RECS_BATCH_SIZE={self.batch_size}: every user of a batch has to be in memory"
+            )
+        return self
+
     def make_ranker(self) -> Any:
         """The ranker that `ranker` and `ranker_params` name.
 
         Raises
         ------
         ConfigError
-            If there is no such River classifier or it does not take these parameters.
+            If there is no such River classifier, it is not linear, or it does not take these parameters.
         """
-        from stream_app.model import FTRLClassifier  # compiled code, only where a model is made
+        from pruning import snapshot  # compiled code, only where a model is made
+        from stream_app.model import FTRLClassifier
 
+        given = f"RECS_RANKER={self.ranker!r}"
         try:
             if self.ranker == "ftrl":
                 return FTRLClassifier(**({"max_features": self.max_features} | self.ranker_params))
             module, _, name = self.ranker.removeprefix("river.").rpartition(".")
             kind = getattr(importlib.import_module(f"river.{module}" if module else "river"), name)
             model = kind(**self.ranker_params)
+            if hasattr(model, "learn_one") and hasattr(model, "predict_proba_one"):
+                snapshot(model)  # says when the weights are not one linear table: nothing could be released
+                return model
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"RECS_RANKER={self.ranker!r} with RECS_RANKER_PARAMS={json.dumps(self.ranker_params)}: {error}; "
-                "expected 'ftrl' or a River classifier such as 'linear_model.LogisticRegression'"
+                f"{given} with RECS_RANKER_PARAMS={json.dumps(self.ranker_params)}: {error}; "
+                "expected 'ftrl' or a linear River classifier such as 'linear_model.LogisticRegression'"
             ) from error
-        if not hasattr(model, "learn_one") or not hasattr(model, "predict_proba_one"):
-            raise ConfigError(
-                f"RECS_RANKER={self.ranker!r} is no River classifier: it has no predict_proba_one"
-            )
-        return model
+        raise ConfigError(f"{given} is no River classifier: it has no predict_proba_one")
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -165,14 +174,20 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         problems = []
         for e in error.errors():
+            if not e["loc"]:  # about several settings, which the text names
+                problems.append(e["msg"].removeprefix("Value error, "))
+                continue
             name = "RECS_" + "_".join(map(str, e["loc"])).upper()
             secret = "PASSWORD" in name or "URL" in name
             value = "" if secret else f"={e['input']!r}"
             message = e["msg"].removeprefix("Value error, ")
             problems.append(f"{name}{value}: {message[0].lower()}{message[1:]}")
         raise ConfigError("; ".join(problems)) from error
-    except ValueError as error:  # pydantic-settings: a value that should be JSON and is not
-        raise ConfigError(f"{error}; variables that hold a mapping take JSON") from error
+    except SettingsError as error:  # a value that should be JSON and is not
+        name = next((n for n in Settings.model_fields if f'"{n}"' in str(error)), "settings")
+        variable = f"RECS_{name.upper()}"
+        value = f"={os.environ[variable]!r}" if variable in os.environ else ""
+        raise ConfigError(f'{variable}{value}: expected JSON such as {{"key": 1}}') from error
 
 
 def settings_table() -> str:

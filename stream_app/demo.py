@@ -23,41 +23,34 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
 
 from stream_app.app import System
 from stream_app.config import Settings, load_settings
+from stream_app.demo_report import DemoReport, Place, Sizes, render
 from stream_app.embedded import EmbeddedBroker, EmbeddedRedis
 from stream_app.errors import RecsError
 from stream_app.events import Event, Item, encode_event, encode_item, encode_user, feedback
-from stream_app.recommender import Reason
 from stream_app.simulator import Shop
-from stream_app.transport import Connection, Sender
+from stream_app.transport import Connection, OutMessage, Sender
 from stream_app.worker import topics
 
 CHUNK = 500  # events sent at once, and then checked against the lists that were there before
 AHEAD = 4_000  # events the shop may be ahead of the worker: the embedded broker forgets what is too old
+LOOKS = 25  # users per chunk whose waiting list is looked at
 CLICKS = 4
+SHOWN = 8  # places of the list
 
 
 @dataclass
-class Served:
+class Waiting:
     """How good the lists were that waited in Redis when users made their next choice."""
 
-    hits: list[tuple[bool, bool]] = field(default_factory=list)  # (in the user's list, in the popular list)
+    hits: list[tuple[bool, bool]] = field(default_factory=list)  # in the user's list, in the popular list
 
     def share(self, part: slice) -> tuple[float, float]:
         """Share of choices that were in the list, and in the list of popular items."""
-        hits = np.array(self.hits[part] or [(False, False)], float)
-        own, popular = hits.mean(axis=0)
+        own, popular = np.array(self.hits[part] or [(False, False)], float).mean(axis=0)
         return float(own), float(popular)
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A user's list at one moment: item, category and reason."""
-
-    rows: list[tuple[str, str, str]]
 
 
 class Demo:
@@ -78,16 +71,17 @@ class Demo:
         self.n_events = events
         self.n_bad = bad
         self.shop = Shop(seed, n_items=1_000, n_users=1_500)
-        self.categories: dict[str, str] = {}
-        self.served = Served()
+        self.items: dict[str, Item] = {}
+        self.waiting = Waiting()
         self.produced = 0
         self.seconds = 0.0
         self.last_ms = 0  # latest event time
-        self.before = self.after = Shown([])
-        self.hero = ""
+        self.user = ""
         self.clicked: list[str] = []
+        self.before: list[Place] = []
+        self.after: list[Place] = []
 
-    async def run(self, *, serve: bool = False) -> dict[str, Any]:
+    async def run(self, *, serve: bool = False) -> DemoReport:
         """Run the demo, show its result, and return it; with `serve`, go on until interrupted."""
         names = {name: partitions for name, (partitions, _) in topics(load_settings()).items()}
         self.console.print("[bold]Starting[/] a broker, Redis, a worker and a learner in this process …")
@@ -103,29 +97,31 @@ class Demo:
                 prune_first=1_500,
                 prune_interval=5_000,
                 guard_samples=800,
+                overlay_interval_s=0.2,  # a day of the shop passes in seconds
             )
             with self.console.status("compiling kernels (the first time only, about a minute)"):
                 await asyncio.to_thread(warm_up)
             async with System(settings, ["worker", "learner"]) as system:
-                sender = Sender(Connection.of(settings), linger_ms=2)
+                # The embedded broker answers a fetch with one batch: the fuller, the better.
+                sender = Sender(Connection.of(settings), linger_ms=20)
                 await sender.start()
                 try:
                     await self._describe(settings, sender)
                     await self._stream(settings, system, sender)
                     await self._click(settings, system, sender)
-                    result = await self._result(system)
-                    self._show(result)
+                    report = self._report(system)
+                    self.console.print(render(report))
                     if serve:
                         await self._serve(settings, system, sender, broker.bootstrap, redis.url)
                 finally:
                     await sender.stop()
-        return result
+        return report
 
     # Sending
 
     async def _describe(self, settings: Settings, sender: Sender) -> None:
         items = list(self.shop.items())
-        self.categories = {item.item_id: (item.categories or ("",))[-1] for item in items}
+        self.items = {item.item_id: item for item in items}
         await sender.send([(settings.items_topic, i.item_id.encode(), encode_item(i), None) for i in items])
         await sender.send(
             [(settings.users_topic, u.user_id.encode(), encode_user(u), None) for u in self.shop.users()]
@@ -142,7 +138,9 @@ class Demo:
             task = progress.add_task("the shop is open", total=self.n_events, note="")
             for events, items in _chunks(self.shop, self.n_events):
                 await self._check(system, events)
-                messages = [(settings.items_topic, i.item_id.encode(), encode_item(i), None) for i in items]
+                messages: list[OutMessage] = [
+                    (settings.items_topic, i.item_id.encode(), encode_item(i), None) for i in items
+                ]
                 for event in events:
                     if self.produced % every == every - 1 and (message := next(bad, None)) is not None:
                         messages.append((settings.events_topic, None, message, None))
@@ -152,8 +150,7 @@ class Demo:
                     )
                     self.produced += 1
                 self.last_ms = max(self.last_ms, events[-1].event_time_ms)
-                for item in items:
-                    self.categories[item.item_id] = (item.categories or ("",))[-1]
+                self.items |= {item.item_id: item for item in items}
                 await sender.send(messages)
                 while self.produced - self._handled(system) > AHEAD:
                     await self._breathe(system)
@@ -183,139 +180,98 @@ class Demo:
         popular = await store.read_shared("popular")
         shown = {i["item_id"] for i in (popular or {"items": []})["items"]}
         users = system.services["worker"].recommender.users
-        asked: set[str] = set()
+        chosen: dict[str, str] = {}  # user → the first item chosen that is new to the user
         for event in events:
-            choices = feedback(event)
-            if not choices or event.user_id in asked or len(asked) == 25:
-                continue
-            asked.add(event.user_id)
-            item_id = choices[0][0]
-            if event.user_id in users and users.knows(event.user_id, item_id):
-                continue  # not new: it would not be recommended
-            found = await store.read_list(event.user_id)
+            for item_id, _ in feedback(event)[:1]:
+                new = event.user_id not in users or not users.knows(event.user_id, item_id)
+                if new and event.user_id not in chosen and len(chosen) < LOOKS:
+                    chosen[event.user_id] = item_id
+        for item_id, found in zip(chosen.values(), await store.read_lists(list(chosen)), strict=True):
             own = {i["item_id"] for i in found["items"]} if found else shown
-            self.served.hits.append((item_id in own, item_id in shown))
+            self.waiting.hits.append((item_id in own, item_id in shown))
 
     # One user, before and after
 
     async def _click(self, settings: Settings, system: System, sender: Sender) -> None:
-        """Let one user click a few items of a category that the list does not lead with."""
-        worker = system.services["worker"]
-        self.hero = next(
-            (
-                u
-                for u in reversed(worker.recommender.users.in_memory())
-                if worker.recommender.users.history(u)
-            ),
-            "",
-        )
-        if not self.hero:
+        """Let one user click a few popular items of a category that the list does not lead with."""
+        worker, learner = system.services["worker"], system.services["learner"].learner
+        users = worker.recommender.users
+        self.user = next((u for u in reversed(users.in_memory()) if len(users.history(u)) >= 3), "")
+        if not self.user:
             return
         self.before = await self._look(system)
-        led = {category for _, category, _ in self.before.rows[:10]}
-        learner = system.services["learner"].learner
         numbers = learner.all_rows()
         numbers = numbers[np.argsort(-learner.stats.count[numbers], kind="stable")]
-        known = set(worker.recommender.users.history(self.hero))
-        popular = [learner.items.ids[n] for n in numbers if learner.items.servable[n]]
-        fresh = [i for i in popular if self.categories.get(i) not in led and i not in known]
-        target = self.categories[fresh[0]] if fresh else ""
-        self.clicked = [i for i in fresh if self.categories.get(i) == target][:CLICKS]
-        for n, item_id in enumerate(self.clicked):
-            event = Event(f"demo-{n}", "view_item", self.last_ms + 1000 * (n + 1), self.hero, item_id=item_id)
-            await sender.send([(settings.events_topic, self.hero.encode(), encode_event(event), None)])
+        leading = {self._category(place.item_id) for place in self.before}
+        fresh = [
+            item_id
+            for item_id in (learner.items.ids[n] for n in numbers if learner.items.servable[n])
+            if self._category(item_id) not in leading and not users.knows(self.user, item_id)
+        ]
+        clicked = [i for i in fresh if self._category(i) == self._category(fresh[0])][:CLICKS]
+        self.clicked = [self._title(item_id) for item_id in clicked]
+        for n, item_id in enumerate(clicked):
+            event = Event(f"demo-{n}", "view_item", self.last_ms + 1000 * (n + 1), self.user, item_id=item_id)
+            await sender.send([(settings.events_topic, self.user.encode(), encode_event(event), None)])
             self.produced += 1
         while self._handled(system) < self.produced:
             await self._breathe(system)
         self.after = await self._look(system)
 
-    async def _look(self, system: System) -> Shown:
+    async def _look(self, system: System) -> list[Place]:
         worker = system.services["worker"]
-        found = await worker.store.read_list(self.hero)
-        rows = []
-        for place in (found or {"items": []})["items"][:10]:
-            reason: Reason | None = worker.recommender.explain(self.hero, place["item_id"])
-            rows.append(
-                (place["item_id"], self.categories.get(place["item_id"], ""), reason.text if reason else "")
+        found = await worker.store.read_list(self.user)
+        places = []
+        for item in (found or {"items": []})["items"][:SHOWN]:
+            reason = worker.recommender.explain(self.user, item["item_id"])
+            because = f"goes with {self._title(reason.because)}" if reason and reason.because else None
+            places.append(
+                Place(
+                    item["item_id"], self._title(item["item_id"]), because or (reason.text if reason else "")
+                )
             )
-        return Shown(rows)
+        return places
+
+    def _title(self, item_id: str) -> str:
+        item = self.items.get(item_id)
+        return item.title if item is not None and item.title else item_id
+
+    def _category(self, item_id: str) -> str:
+        item = self.items.get(item_id)
+        return item.categories[-1] if item is not None and item.categories else ""
 
     # The result
 
-    async def _result(self, system: System) -> dict[str, Any]:
+    def _report(self, system: System) -> DemoReport:
         metrics, learner = system.metrics, system.services["learner"]
-        cycle = learner.cycle
-        ledger = cycle.agent.ledger.read()
-        tenth = max(1, len(self.served.hits) // 10)
-        early, late = self.served.share(slice(0, tenth)), self.served.share(slice(-3 * tenth, None))
-        promoted = [r for r in ledger if r.verdict == "promote"]
-        links = int(learner.learner.graph.length.sum())
-        return {
-            "events": int(value(metrics.events)),
-            "dead_letters": int(value(metrics.dead_letters)),
-            "produced": self.produced,
-            "seconds": round(self.seconds, 2),
-            "events_per_s": round(value(metrics.events) / self.seconds),
-            "lists": int(value(metrics.lists)),
-            "hit_rate_first": early[0],
-            "hit_rate_now": late[0],
-            "hit_rate_popular_now": late[1],
-            "weights_before": promoted[-1].weights_before if promoted else 0,
-            "weights_after": promoted[-1].weights_after if promoted else 0,
-            "ranker_bytes_before": promoted[-1].bytes_before if promoted else 0,
-            "ranker_bytes_after": promoted[-1].bytes_after if promoted else 0,
-            "links_before": links,
-            "links_after": cycle.active.links,
-            "release": cycle.active.version,
-            "release_bytes": len(cycle.active.data),
-            "decisions": [{"verdict": r.verdict, "version": r.version, "reason": r.reason} for r in ledger],
-            "user": self.hero,
-            "clicked": self.clicked,
-            "before": self.before.rows,
-            "after": self.after.rows,
-        }
-
-    def _show(self, r: dict[str, Any]) -> None:
-        table = Table(title="What happened", show_header=False, title_justify="left", expand=False)
-        table.add_column(style="bold")
-        table.add_column()
-        missing = r["produced"] - r["events"] - r["dead_letters"]
-        table.add_row("events", f"{r['events']:,} applied + {r['dead_letters']} dead letters = {r['produced']:,} produced"
-                      + ("" if missing == 0 else f" ({missing} missing!)"))  # fmt: skip
-        table.add_row(
-            "speed",
-            f"{r['events_per_s']:,} events/s, {r['lists']:,} lists written, everything on this machine",
+        cycle, ledger = learner.cycle, learner.cycle.agent.ledger.read()
+        hits = len(self.waiting.hits)
+        first, _ = self.waiting.share(slice(0, max(1, hits // 10)))
+        now, popular = self.waiting.share(slice(-max(1, hits // 3), None))
+        promoted = next((r for r in reversed(ledger) if r.version == cycle.active.version), None)
+        sizes = [] if promoted is None else [
+            Sizes("weights of the ranker", promoted.weights_before, promoted.weights_after),
+            Sizes("bytes of the ranker", promoted.bytes_before, promoted.bytes_after),
+            Sizes("neighbour links", int(learner.learner.graph.length.sum()), cycle.active.links),
+        ]  # fmt: skip
+        return DemoReport(
+            produced=self.produced,
+            applied=int(value(metrics.events)),
+            dead_letters=int(value(metrics.dead_letters)),
+            lists=int(value(metrics.lists)),
+            seconds=self.seconds,
+            hit_rate_first=first,
+            hit_rate_now=now,
+            hit_rate_popular=popular,
+            sizes=sizes,
+            release=cycle.active.version,
+            release_bytes=len(cycle.active.data),
+            decisions=ledger,
+            user=self.user,
+            clicked=self.clicked,
+            before=self.before,
+            after=self.after,
         )
-        table.add_row(
-            "next choice in the list",
-            f"{r['hit_rate_first']:.1%} at first → [bold green]{r['hit_rate_now']:.1%}[/] now "
-            f"(popular items: {r['hit_rate_popular_now']:.1%})",
-        )
-        table.add_row("ranker weights", _shrunk(r["weights_before"], r["weights_after"]))
-        table.add_row("ranker bytes", _shrunk(r["ranker_bytes_before"], r["ranker_bytes_after"]))
-        table.add_row("neighbour links", _shrunk(r["links_before"], r["links_after"]))
-        table.add_row("release", f"{r['release']}, {r['release_bytes']:,} bytes with rows, counters and ids")
-        for decision in r["decisions"]:
-            colour = {"promote": "green", "reject": "red", "rollback": "red"}.get(
-                decision["verdict"], "yellow"
-            )
-            table.add_row(
-                "guard", f"[{colour}]{decision['verdict']}[/] {decision['version']}: {decision['reason']}"
-            )
-        self.console.print(table)
-        if not r["user"]:
-            return
-        clicked = ", ".join(f"{i} ({self.categories.get(i, '')})" for i in r["clicked"])
-        lists = Table(title=f"User {r['user']} clicks {clicked}", title_justify="left")
-        for name in ("before", "why", "after", "why"):
-            lists.add_column(name)
-        for place in range(max(len(r["before"]), len(r["after"]))):
-            left = r["before"][place] if place < len(r["before"]) else ("", "", "")
-            right = r["after"][place] if place < len(r["after"]) else ("", "", "")
-            new = "bold green" if right[0] and right[0] not in {row[0] for row in r["before"]} else ""
-            lists.add_row(f"{left[0]}  {left[1]}", left[2], f"[{new}]{right[0]}[/]  {right[1]}" if new else
-                          f"{right[0]}  {right[1]}", right[2])  # fmt: skip
-        self.console.print(lists)
 
     async def _serve(
         self, settings: Settings, system: System, sender: Sender, bootstrap: str, redis_url: str
@@ -323,8 +279,8 @@ class Demo:
         host = redis_url.rsplit("//", maxsplit=1)[-1].split("/", maxsplit=1)[0].rpartition("@")[2]
         lines = [
             "Still running; Ctrl-C stops everything.",
-            f"  redis-cli -u {redis_url} GET 'rec:v1:user:{{{self.hero}}}:top'",
-            f"  RECS_KAFKA_BOOTSTRAP={bootstrap} RECS_REDIS_URL=redis://{host} recs get {self.hero} --why",
+            f"  redis-cli -u {redis_url} GET 'rec:v1:user:{{{self.user}}}:top'",
+            f"  RECS_KAFKA_BOOTSTRAP={bootstrap} RECS_REDIS_URL=redis://{host} recs get {self.user} --why",
         ]
         self.console.print(Panel(Group(*lines), expand=False))
         more = Shop(self.shop.seed + 1, n_items=1_000, n_users=1_500).events(10_000_000)
@@ -357,12 +313,6 @@ def _note(system: System) -> str:
     return f"{value(system.metrics.examples):,.0f} learned, release {cycle.active.version[:8]}"
 
 
-def _shrunk(before: int, after: int) -> str:
-    if not before:
-        return "nothing promoted yet"
-    return f"{before:,} → {after:,} ({after / before:.0%})"
-
-
 def value(metric: Any) -> float:
     """The present value of a counter without labels."""
     return float(next(iter(metric.collect())).samples[0].value)
@@ -374,11 +324,10 @@ def warm_up() -> None:
 
     shop = Shop(1, n_items=60, n_users=20, n_categories=4)
     online = OnlineRecommender(first=150, interval=200, samples=20)
-    for record in (*shop.items(), *shop.users()):
-        if isinstance(record, Item):
-            online.observe_item(record)
-        else:
-            online.observe_user(record)
+    for item in shop.items():
+        online.observe_item(item)
+    for user in shop.users():
+        online.observe_user(user)
     for event in shop.events(1_200):
         online.observe(event)
     online.recommend(shop.user_ids[0], 0, 5)

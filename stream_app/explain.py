@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stream_app.config import Settings
-from stream_app.errors import TransportError
-from stream_app.events import EventError, User, decode_item, decode_user
+from stream_app.errors import EventError, TransportError
+from stream_app.events import User, decode_item, decode_user
 from stream_app.recommender import Reason, Recommender
 from stream_app.release import Overlay, Release
 from stream_app.store import Store

@@ -1,4 +1,7 @@
-"""Places where a test can make the process die: `FAILPOINT=worker.after_send:kill`, or `:kill:3` the third time."""
+"""Places where a test can make the process die.
+
+`FAILPOINT=worker.after_send:kill` in the environment, or `worker.after_send:kill:3` the third time.
+"""
 
 from __future__ import annotations
 

@@ -322,6 +322,8 @@ def probabilities_of_scores(scores: ArrayLike, blocks: int = 100) -> Floats:
     The scores of models have no common scale. Here each score s becomes σ(a·z + b) with
     z = sign(s)·ln(1 + |s|); a and b are fitted, for each block of tests, to all blocks before it. So the
     probabilities are as strictly prequential as the scores, and the logloss of two models can be compared.
+    As Platt does, the curve is fitted to (m + 1) / (m + 2) and 1 / (m + 2) instead of 1 and 0, m being the
+    number of earlier tests, which keeps it from being certain after a few.
 
     Parameters
     ----------
@@ -348,7 +350,6 @@ def probabilities_of_scores(scores: ArrayLike, blocks: int = 100) -> Floats:
     s = np.asarray(scores, dtype=np.float64).reshape(-1, 2)
     z = np.sign(s) * np.log1p(np.abs(s))
     p = np.where(np.isnan(z), np.nan, 0.5)
-    y = np.broadcast_to([1.0, 0.0], z.shape)
     for block in np.array_split(np.arange(len(z)), blocks)[1:]:
         if block.size == 0:
             continue
@@ -356,7 +357,9 @@ def probabilities_of_scores(scores: ArrayLike, blocks: int = 100) -> Floats:
         valid = np.isfinite(past)
         if not valid.any():
             continue
-        slope, intercept = _recalibrate(y[: block[0]][valid], past[valid])
+        m = len(past)
+        y = np.broadcast_to([(m + 1) / (m + 2), 1 / (m + 2)], past.shape)
+        slope, intercept = _recalibrate(y[valid], past[valid])
         if np.isfinite(slope):
             p[block] = expit(slope * z[block] + intercept)
     return p
@@ -366,8 +369,9 @@ def _recalibrate(y: Floats, z: Floats, steps: int = 50) -> tuple[float, float]:
     """Slope and intercept of y ~ σ(slope·z + intercept), by Newton's method."""
     if y.min() == y.max() or z.min() == z.max():
         return float("nan"), float("nan")  # not determined
-    X = np.column_stack([z, np.ones_like(z)])  # (n, 2)
-    b = np.array([1.0, 0.0])
+    centre, scale = z.mean(), z.std()  # in these units the steps below are of the right size
+    X = np.column_stack([(z - centre) / scale, np.ones_like(z)])  # (n, 2)
+    b = np.zeros(2)
     for _ in range(steps):
         q = expit(X @ b)
         w = q * (1 - q)
@@ -376,7 +380,8 @@ def _recalibrate(y: Floats, z: Floats, steps: int = 50) -> tuple[float, float]:
         b += np.clip(step, -1.0, 1.0)  # far from the optimum a full step may overshoot
         if np.abs(step).max() < 1e-9:
             break
-    return float(b[0]), float(b[1])
+    slope = b[0] / scale
+    return float(slope), float(b[1] - slope * centre)
 
 
 def _pairs(y: ArrayLike, s: ArrayLike) -> tuple[Floats, Floats]:

@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from river import base
 
-from pruning.envelope import seal, unseal
+from pruning.envelope import aligned, seal, unseal
 from pruning.errors import CapacityError, NonFiniteError, ParameterError
+from pruning.simd import prefetch
 from pruning.tokens import encode
 from pruning.weights import Snapshot
 
@@ -103,7 +104,7 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         self._step = 0
 
     def _allocate(self, capacity: int) -> None:
-        self._table = np.zeros((capacity, 4), np.uint64)
+        self._table = aligned(bytes(capacity * 32)).view(np.uint64).reshape(capacity, 4)
         self._real = self._table.view(np.float64)  # the same memory: z and Σg² are columns 1 and 2
 
     # River's interface
@@ -117,14 +118,16 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
             If a value, the label or the weight is not finite; the model is unchanged.
         """
         keys, values = encode(x)
-        indptr = np.array([0, len(keys)], np.int64)
-        weight = None if w == 1.0 else np.array([w], np.float32)
-        self.learn_many_encoded(keys, values, indptr, np.array([y], np.float32), weight)
+        weights = _EMPTY if w == 1.0 else np.array([w], np.float32)
+        self._learn_checked(keys, values, np.array([0, len(keys)]), np.array([y], np.float32), weights)
 
     def predict_proba_one(self, x: Mapping[Hashable, Any]) -> dict[bool, float]:  # type: ignore[override]
         """The probabilities of False and True."""
         keys, values = encode(x)
-        logit = self.score_many_encoded(keys, values, np.array([0, len(keys)], np.int64))[0]
+        out = np.empty(1, np.float64)
+        indptr = np.array([0, len(keys)])
+        _score(self._table, self._real, self._constant, self._hyper, keys, values, indptr, out)
+        logit = out[0]
         p = 1.0 / (1.0 + math.exp(-min(max(float(logit), -35.0), 35.0)))
         return {False: 1.0 - p, True: p}
 
@@ -167,8 +170,19 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         keys, values, indptr = _batch(keys, values, indptr)
         labels = np.ascontiguousarray(y, np.float32)
         weights = _EMPTY if weight is None else np.ascontiguousarray(weight, np.float32)
+        return self._learn_checked(keys, values, indptr, labels, weights)
+
+    def _learn_checked(
+        self,
+        keys: NDArray[np.uint64],
+        values: NDArray[np.float32],
+        indptr: NDArray[np.int64],
+        labels: NDArray[np.float32],
+        weights: NDArray[np.float32],
+    ) -> NDArray[np.float64]:
+        """Learn a batch whose layout is known to be sound."""
         n = len(indptr) - 1
-        if len(labels) != n or (weight is not None and len(weights) != n):
+        if len(labels) != n or len(weights) not in (0, n):
             raise ParameterError(
                 f"{n} examples, {len(labels)} labels and {len(weights)} weights do not match"
             )
@@ -176,7 +190,7 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
             raise NonFiniteError("a label is outside of [0, 1]: give bool, 0/1 or a probability")
         if len(weights) and not ((weights >= 0).all() and np.isfinite(weights).all()):
             raise NonFiniteError("a weight is negative, NaN or infinite")
-        longest = int(np.diff(indptr).max(initial=0))
+        longest = len(keys) if n == 1 else int(np.diff(indptr).max(initial=0))
         if longest > self.max_features:
             raise CapacityError(f"an example has {longest} features, max_features is {self.max_features}")
 
@@ -362,11 +376,17 @@ def _weight(z, n, hyper):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
+def _home(table, key):  # type: ignore[no-untyped-def]
+    """The slot where the search for `key` begins."""
+    h = key * np.uint64(_MULTIPLIER)
+    return (h ^ (h >> np.uint64(32))) & np.uint64(len(table) - 1)
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
 def _find(table, key):  # type: ignore[no-untyped-def]
     """The slot that holds `key`, or the free slot where it belongs."""
     mask = np.uint64(len(table) - 1)
-    h = key * np.uint64(_MULTIPLIER)
-    slot = (h ^ (h >> np.uint64(32))) & mask
+    slot = _home(table, key)
     while table[slot, 0] != key and table[slot, 0] != 0:
         slot = (slot + np.uint64(1)) & mask
     return slot
@@ -375,7 +395,9 @@ def _find(table, key):  # type: ignore[no-untyped-def]
 @nb.njit(cache=True, nogil=True)
 def _place(table, rows):  # type: ignore[no-untyped-def]
     for i in range(len(rows)):
-        table[_find(table, rows[i, 0])] = rows[i]
+        slot = _find(table, rows[i, 0])
+        for column in range(4):
+            table[slot, column] = rows[i, column]
 
 
 @nb.njit(cache=True, nogil=True)
@@ -392,6 +414,11 @@ def _learn(  # type: ignore[no-untyped-def]
         first, last = indptr[i], indptr[i + 1]
         if used + (last - first) > limit:
             return i, used
+        if (
+            i + 1 < len(indptr) - 1
+        ):  # the slots of the next example are on their way while this one is learned
+            for j in range(last, indptr[i + 2]):
+                prefetch(table, _home(table, keys[j]) >> np.uint64(1))
         logit = 0.0
         if hyper[4] != 0.0 and constant[1] > 0.0:
             logit = -constant[0] * alpha / (hyper[1] + math.sqrt(constant[1]))
@@ -437,6 +464,9 @@ def _score(table, real, constant, hyper, keys, values, indptr, out):  # type: ig
         start = -constant[0] * hyper[0] / (hyper[1] + math.sqrt(constant[1]))
     for i in range(len(out)):
         logit = start
+        if i + 1 < len(out):
+            for j in range(indptr[i + 1], indptr[i + 2]):
+                prefetch(table, _home(table, keys[j]) >> np.uint64(1))
         for j in range(indptr[i], indptr[i + 1]):
             slot = _find(table, keys[j])
             if table[slot, 0] != 0:

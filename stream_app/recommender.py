@@ -10,28 +10,36 @@ One batch goes through three calls, so that the caller can do the reading and wr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pruning.tokens import token
+from stream_app.candidates import clear_item
 from stream_app.events import DEFAULT_WEIGHTS, Event, Item, Tombstone, User, feedback
-from stream_app.examples import ExampleBatch
+from stream_app.examples import CHOSEN, DISLIKED, LIKED, SHOWN, ExampleBatch
 from stream_app.features import N_NUMBERS, describe
 from stream_app.item_index import ItemIndex
 from stream_app.retrieval import WINDOW, length_bucket
 from stream_app.scoring import (
     MOST_CANDIDATES,
+    NEGATIVES,
+    Feedback,
     Logged,
     candidates_of,
     new_log,
     observe,
+    recall,
     refresh,
     score_parts,
 )
 from stream_app.served_model import NEIGHBOURS, ServedModel
 from stream_app.user_table import UserTable
 
+_NOTHING: list[tuple[str, int, float]] = [("", CHOSEN, 0.0)]  # only moves the user's clock
 LIST_GAP = 1  # lists are made for a user who comes back within a minute
 
 
@@ -55,12 +63,61 @@ class Offered:
     event_time_ms: int
 
 
+@dataclass(frozen=True, eq=False)
+class Lists(Sequence[Offered]):
+    """The lists of many users by column; as a sequence, one `Offered` for each.
+
+    Attributes
+    ----------
+    user_ids
+        Whose lists, m in number.
+    items
+        Item ids of each list, best first.
+    scores
+        Their scores.
+    personal
+        Whether the user's own history had a part in it.
+    times_ms
+        Time of the event after which it was made, −1 when there was none, int64 (m,).
+
+    Examples
+    --------
+    >>> lists = Lists(["u1"], [["a", "b"]], [[2.0, 1.0]], [True], np.array([-1]))
+    >>> lists[0].items
+    [('a', 2.0), ('b', 1.0)]
+    """
+
+    user_ids: Sequence[str] = ()
+    items: Sequence[list[str]] = ()
+    scores: Sequence[list[float]] = ()
+    personal: Sequence[bool] = ()
+    times_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have none
+
+    @overload
+    def __getitem__(self, m: int) -> Offered: ...
+    @overload
+    def __getitem__(self, m: slice) -> list[Offered]: ...
+    def __getitem__(self, m: int | slice) -> Offered | list[Offered]:
+        if isinstance(m, slice):
+            return [self[x] for x in range(*m.indices(len(self)))]
+        pairs = list(zip(self.items[m], self.scores[m], strict=True))
+        return Offered(self.user_ids[m], pairs, self.personal[m], int(self.times_ms[m]))
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a batch of events leads to, in the order in which it has to become durable."""
 
     examples: ExampleBatch | None
-    lists: list[Offered]
+    lists: Lists
     states: list[tuple[str, bytes]]
     applied: int
     skipped: int
@@ -73,6 +130,34 @@ class Reason:
     text: str
     because: str | None  # the history item that points at it, if one does
     parts: Mapping[str, float]  # group of features → part of the score
+
+
+class _Said:
+    """The columns of `Feedback` in the making."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.times: list[int] = []
+        self.places: list[int] = []
+        self.requests: list[int] = []
+        self.kinds: list[int] = []
+        self.items: list[int] = []
+        self.strengths: list[float] = []
+        self.shown: list[int] = []
+        self.shown_end: list[int] = []
+
+    def add(
+        self, row: int, time: int, place: int, request: int, kind: int, item: int, strength: float
+    ) -> None:
+        """Add a row that ends where `shown` ends now."""
+        self.rows.append(row)
+        self.times.append(time)
+        self.places.append(place)
+        self.requests.append(request)
+        self.kinds.append(kind)
+        self.items.append(item)
+        self.strengths.append(strength)
+        self.shown_end.append(len(self.shown))
 
 
 class Recommender:
@@ -113,12 +198,10 @@ class Recommender:
     def observe_item(self, item: Item | Tombstone) -> bool:
         """Take over an item's description; returns whether the item may be shown no longer."""
         if isinstance(item, Tombstone):
-            number = self.items.number(item.id)
-            was, self.items.servable[number] = bool(self.items.servable[number]), 0
-            self.model.touch()
+            was = self._is_servable(item.id)
+            self.items.servable[self.items.number(item.id)] = 0
             return was
-        number = self.items.find(item.item_id)
-        was = number is not None and bool(self.items.servable[number])
+        was = self._is_servable(item.item_id)
         self.items.describe(
             item.item_id,
             price=item.price,
@@ -128,6 +211,10 @@ class Recommender:
         )
         self.model.touch()
         return was and not item.is_available
+
+    def _is_servable(self, item_id: str) -> bool:
+        number = self.items.find(item_id)
+        return number is not None and bool(self.items.servable[number])
 
     def observe_user(self, user: User | Tombstone) -> None:
         """Take over a user's description; a tombstone forgets the user."""
@@ -139,13 +226,8 @@ class Recommender:
     # Events
 
     def missing(self, events: Iterable[Event]) -> list[str]:
-        """Users of these events whose state is not in memory, once each; the others will not be evicted first."""
-        wanted = dict.fromkeys(e.user_id for e in events)
-        missing = [user_id for user_id in wanted if user_id not in self.users]
-        for user_id in wanted:
-            if user_id in self.users:
-                self.users.row(user_id)
-        return missing
+        """Users of these events whose state is not in memory, once each; the others are not evicted first."""
+        return self.users.keep(dict.fromkeys([e.user_id for e in events]))
 
     def apply(
         self, partition: int, offsets: Sequence[int], events: Sequence[Event], *, lists: bool = True
@@ -156,86 +238,111 @@ class Recommender:
         was half applied before a crash can be given again. Without `lists`, lists and states are left out.
         """
         users = self.users
-        rows, items, times, strengths, places = [], [], [], [], []
+        user_rows = users.rows_of([event.user_id for event in events])  # (e,)
+        new = users.advance(user_rows, partition, np.array(offsets, np.int64))
+        applied = int(new.sum())
+        if not applied:
+            return Outcome(None, Lists(), [], 0, len(events))
+        said = _Said()
         active: dict[str, int] = {}  # user → latest event time
-        skipped = 0
-        for offset, event in zip(offsets, events, strict=True):
-            row = users.row(event.user_id)
-            if offset <= users.offset[row] and partition == users.partition[row]:
-                skipped += 1
+        for event, row, place in compress(zip(events, user_rows.tolist(), offsets, strict=True), new):
+            time = event.event_time_ms
+            if active.get(event.user_id, -1) < time:
+                active[event.user_id] = time
+            request = 0 if event.request_id is None else token("request", event.request_id)
+            if event.event_type == "view_item_list" and event.items:
+                self._show(said, row, time, place, request, event)
                 continue
-            users.offset[row], users.partition[row] = offset, partition
-            active[event.user_id] = max(active.get(event.user_id, -1), event.event_time_ms)
-            for item_id, strength in feedback(event, self.weights, self.rating_threshold) or [("", 0.0)]:
-                rows.append(row)
-                items.append(self.items.number(item_id) if strength > 0 else 0)
-                times.append(event.event_time_ms)
-                strengths.append(strength)
-                places.append(offset)
-        if not active:
-            return Outcome(None, [], [], 0, skipped)
-        log = self._observe(partition, rows, items, times, strengths, places)
-        examples = self._examples(partition, rows, times, places, log)
+            for item_id, kind, strength in self._judged(event):
+                number = self.items.number(item_id) if item_id else 0
+                said.add(row, time, place, request, kind, number, strength)
+        log, places = self._observe(partition, said)
+        examples = self._examples(partition, said, log, places)
         if not lists:
-            return Outcome(examples, [], [], len(events) - skipped, skipped)
-        states = [(user_id, users.pack(user_id)) for user_id in active]
-        return Outcome(examples, self.lists(list(active), active), states, len(events) - skipped, skipped)
+            return Outcome(examples, Lists(), [], applied, len(events) - applied)
+        states = users.pack_all(list(active))
+        return Outcome(examples, self.lists(list(active), active), states, applied, len(events) - applied)
 
-    def _observe(
-        self, partition: int, rows: list[int], items: list[int], times: list[int], strengths: list[float],
-        places: list[int],
-    ) -> Logged:  # fmt: skip
-        log = new_log(len(rows))
-        seeds = (np.array(places, np.uint64) << np.uint64(16)) ^ np.uint64(partition)
-        seeds ^= np.arange(len(places), dtype=np.uint64) if len(set(places)) < len(places) else np.uint64(0)
-        view = self.model.view
-        observe(
-            view, self.users.users, np.array(rows, np.int32), np.array(items, np.int32),
-            np.array(times, np.int64), np.array(strengths, np.float32), seeds, self.model.scratch, log,
-        )  # fmt: skip
-        return log
+    def _show(self, said: _Said, row: int, time: int, place: int, request: int, event: Event) -> None:
+        """Add a list that was shown, in parts that an example has room for."""
+        shown = [*map(self.items.number, dict.fromkeys(event.item_ids()))]
+        for start in range(0, len(shown), 1 + NEGATIVES):
+            said.shown += shown[start : start + 1 + NEGATIVES]
+            said.add(row, time, place, request, SHOWN, 0, 0.0)
+
+    def _judged(self, event: Event) -> list[tuple[str, int, float]]:
+        """The items that an event speaks of, what it says, and how strongly; one without item if of none."""
+        liked = feedback(event, self.weights, self.rating_threshold)
+        if event.event_type != "rate":
+            return [(item_id, CHOSEN, strength) for item_id, strength in liked] or _NOTHING
+        if liked:
+            return [(item_id, LIKED, strength) for item_id, strength in liked]
+        if event.item_id is not None and event.value is not None and self.weights.get("rate", 0.0) > 0:
+            return [(event.item_id, DISLIKED, 0.0)]  # below the threshold
+        return _NOTHING
+
+    def _observe(self, partition: int, said: _Said) -> tuple[Logged, NDArray[np.int64]]:
+        log = new_log(len(said.rows))
+        places = np.array(said.places, np.int64)
+        events = Feedback(
+            rows=np.array(said.rows, np.int32),
+            items=np.array(said.items, np.int32),
+            times_ms=np.array(said.times, np.int64),
+            kinds=np.array(said.kinds, np.uint8),
+            weights=np.array(said.strengths, np.float32),
+            requests=np.array(said.requests, np.uint64),
+            shown=np.array(said.shown, np.int32),
+            shown_end=np.array(said.shown_end, np.int64),
+            seeds=_seeds(partition, places),
+        )
+        observe(self.model.view, self.users.users, events, self.model.scratch, log)
+        return log, places
 
     def _examples(
-        self, partition: int, rows: list[int], times: list[int], places: list[int], log: Logged
+        self, partition: int, said: _Said, log: Logged, places: NDArray[np.int64]
     ) -> ExampleBatch | None:
-        keep = log.weight > 0
+        keep = log.count > 0
         if not keep.any():
             return None
-        mentioned = np.unique(np.concatenate((log.history[keep].ravel(), log.item[keep].ravel())))
-        mentioned = mentioned[mentioned >= 0]
-        place = np.full(self.items.capacity + 1, -1, np.int32)  # the last one stands for "no item"
+        seen = np.zeros(self.items.capacity + 1, np.bool_)  # the last one stands for "no item"
+        seen[log.history[keep]] = seen[log.item[keep]] = True
+        mentioned = np.flatnonzero(seen[:-1])
+        place = np.full(len(seen), -1, np.int32)
         place[mentioned] = np.arange(len(mentioned), dtype=np.int32)
         return ExampleBatch(
             partition=partition,
-            offsets=np.array(places, np.int64)[keep],
-            times_ms=np.array(times, np.int64)[keep],
+            offsets=places[keep],
+            times_ms=np.array(said.times, np.int64)[keep],
             ids=[self.items.ids[i] for i in mentioned],
             keys=self.items.keys[mentioned],
             history=place[log.history[keep]],
             length=log.length[keep],
             gap=log.gap[keep],
+            kind=log.kind[keep],
             weight=log.weight[keep],
-            users=self.users.users.tokens[np.array(rows)[keep]],
+            users=self.users.users.tokens[np.array(said.rows)[keep]],
             item=place[log.item[keep]],
             count=log.count[keep],
             numbers=log.numbers[keep].astype(np.float16).astype(np.float32),  # as it will be on the wire
+            user_fields=tuple(sorted(self.users.fields)),
         )
 
     # Lists
 
-    def lists(self, user_ids: Sequence[str], times_ms: Mapping[str, int] | None = None) -> list[Offered]:
+    def lists(self, user_ids: Sequence[str], times_ms: Mapping[str, int] | None = None) -> Lists:
         """The lists of users in memory as of now."""
-        rows = np.array([self.users.row(user_id) for user_id in user_ids], np.int32)
+        rows = self.users.rows_of(user_ids)
         items, scores, counts = self.top(rows, np.full(len(rows), LIST_GAP, np.uint8), self.k)
         self.users.remember_lists(rows, items)
-        ids = self.items.ids
-        offered = []
-        for m, user_id in enumerate(user_ids):
-            n = counts[m]
-            pairs = [(ids[i], s) for i, s in zip(items[m, :n].tolist(), scores[m, :n].tolist(), strict=True)]
-            personal = bool(self.users.users.length[rows[m]])
-            offered.append(Offered(user_id, pairs, personal, (times_ms or {}).get(user_id, -1)))
-        return offered
+        name = self.items.ids.__getitem__
+        ends = counts.tolist()
+        return Lists(
+            user_ids=user_ids,
+            items=[[*map(name, row[:n])] for row, n in zip(items.tolist(), ends, strict=True)],
+            scores=[row[:n] for row, n in zip(scores.tolist(), ends, strict=True)],
+            personal=(self.users.users.length[rows] > 0).tolist(),
+            times_ms=np.array([(times_ms or {}).get(user_id, -1) for user_id in user_ids], np.int64),
+        )
 
     def holding(self, item_ids: Iterable[str]) -> list[str]:
         """Users in memory in whose list one of these items stands."""
@@ -262,6 +369,8 @@ class Recommender:
         row = self.users.row(user_id)
         history = users.items[row, : users.length[row]]
         candidates_of(view, history, history, MOST_CANDIDATES, scratch)
+        clear_item(scratch, number)
+        recall(view, users, row, scratch)
         best, because = 0.0, None
         for j in history[::-1][:WINDOW]:
             near = view.neighbours
@@ -280,3 +389,18 @@ class Recommender:
         else:
             text = "trending now" if parts["moves"] >= parts["taste"] else "fits your taste"
         return Reason(text, because, parts)
+
+
+def _seeds(partition: int, offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A seed per item of an event, uint64 (n,): the same however the events are cut into batches.
+
+    >>> _seeds(3, np.array([7, 7, 9])).tolist() == [*_seeds(3, np.array([7, 7])), *_seeds(3, np.array([9]))]
+    True
+    """
+    first = np.searchsorted(offsets, offsets)  # offsets do not fall
+    which = np.arange(len(offsets)) - first  # of the items of one event
+    return (
+        (offsets.astype(np.uint64) << np.uint64(16))
+        ^ np.uint64(partition)
+        ^ (which.astype(np.uint64) << np.uint64(48))
+    )

@@ -34,7 +34,7 @@ class Tables:
         The items mentioned, texts ("" where only the key is known) and uint64 (k,).
     rows
         Which of them have a row below, int32 (r,).
-    count, first, last, trend, by_length
+    count, first, last, trend, rate, by_length
         `retrieval.ItemStats` of the rows.
     neighbours, scores, scale
         `retrieval.Neighbours` of the rows, int32 and uint8 (r, M), float32 (r,).
@@ -52,6 +52,7 @@ class Tables:
     first: NDArray[np.int64]
     last: NDArray[np.int64]
     trend: NDArray[np.float32]
+    rate: NDArray[np.float32]
     by_length: NDArray[np.float32]
     neighbours: NDArray[np.int32]
     scores: NDArray[np.uint8]
@@ -127,8 +128,8 @@ class Overlay:
 
     def to_bytes(self) -> bytes:
         """The overlay as checksummed bytes."""
-        weights = {"weights_keys": self.weights_keys, "weights": self.weights}
-        return seal(_OVERLAY, _FORMAT, self.tables._meta(), self.tables._arrays() | weights)
+        arrays = self.tables._arrays() | {"weights_keys": self.weights_keys, "weights": self.weights}
+        return seal(_OVERLAY, _FORMAT, self.tables._meta(), arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Overlay:

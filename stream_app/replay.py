@@ -11,7 +11,7 @@ import msgspec
 
 from stream_app.config import Settings
 from stream_app.events import Event, Item, User, encode_event, encode_item, encode_user
-from stream_app.transport import Connection, Sender, ensure_topics
+from stream_app.transport import Connection, OutMessage, Sender, ensure_topics
 from stream_app.worker import topics
 
 CHUNK = 1_000
@@ -40,7 +40,7 @@ async def send_records(
     size = CHUNK if rate is None else max(1, min(CHUNK, round(rate / 10)))
     started = time.monotonic()
     try:
-        chunk: list[tuple[str, bytes | None, bytes | None, int | None]] = []
+        chunk: list[OutMessage] = []
         for record in records:
             kind, topic, key, value = _message(settings, record)
             sent[kind] += 1

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 WINDOW = 50  # history items that an event is linked to
 DECAY = 0.9  # weight of a link per step back in the history
+MET = 0.5  # strength of the links of an item that the user met and did not like
 BACKWARD = 0.7  # weight of the link from the later item to the earlier one
 MAX_ROW = 400  # a learning row grows to this many neighbours …
 KEEP_ROW = 200  # … and is then cut to its best
@@ -29,6 +30,7 @@ FIRST_ROW = 25  # capacity of a new row; doubles up to MAX_ROW
 SOURCE_POWER = 0.5
 TARGET_POWER = 0.4
 HALF_LIVES = (100.0, 10_000.0)  # of the two trends, in events
+RATE_PRIOR = 5.0  # offers at the common rate that each item starts with
 LENGTH_BUCKETS = 5  # history lengths 0, 1–3, 4–11, 12–39, 40+
 
 
@@ -50,11 +52,15 @@ class CoVisits(NamedTuple):
 class ItemStats(NamedTuple):
     """Counters per item; trends are stored as of the item's last step."""
 
-    count: NDArray[np.float32]  # (n,) feedback, in views
+    count: NDArray[np.float32]  # type: ignore[assignment]  # (n,) feedback, in views
+    met: NDArray[np.float32]  # (n,) users who met the item and did not like it
     discount: NDArray[np.float32]  # (n,) (1 + count)^−TARGET_POWER, what popular neighbours are divided by
     first: NDArray[np.int64]  # (n,) step of the first event, −1 before it
     last: NDArray[np.int64]  # (n,) step of the latest event, −1 before it
     trend: NDArray[np.float32]  # (n, 2) exponentially decayed counts, one per half-life
+    shown: NDArray[np.float32]  # (n,) times it was put before a user, in a list or by a rating
+    taken: NDArray[np.float32]  # (n,) times it was chosen then
+    rate: NDArray[np.float32]  # (n,) log of the smoothed share of that, over all items' share; 0: unknown
     by_length: NDArray[np.float32]  # (n, LENGTH_BUCKETS) events by length of the user's history
 
 
@@ -83,10 +89,14 @@ def new_stats(n: int = 1024) -> ItemStats:
     """Empty counters with room for `n` items."""
     return ItemStats(
         count=np.zeros(n, np.float32),
+        met=np.zeros(n, np.float32),
         discount=np.ones(n, np.float32),
         first=np.full(n, -1, np.int64),
         last=np.full(n, -1, np.int64),
         trend=np.zeros((n, 2), np.float32),
+        shown=np.zeros(n, np.float32),
+        taken=np.zeros(n, np.float32),
+        rate=np.zeros(n, np.float32),
         by_length=np.zeros((n, LENGTH_BUCKETS), np.float32),
     )
 
@@ -111,8 +121,8 @@ def grown(array: NDArray[Any], n: int, empty: float) -> NDArray[Any]:
 
 def grow_stats(stats: ItemStats, n: int) -> ItemStats:
     """The counters with room for `n` items."""
-    empty = ItemStats(count=0, discount=1, first=-1, last=-1, trend=0, by_length=0)  # type: ignore[arg-type]
-    return ItemStats(*(grown(a, n, e) for a, e in zip(stats, empty, strict=True)))  # type: ignore[arg-type]
+    empty = {"discount": 1, "first": -1, "last": -1}
+    return ItemStats(**{name: grown(a, n, empty.get(name, 0)) for name, a in stats._asdict().items()})
 
 
 def grow_neighbours(neighbours: Neighbours, n: int) -> Neighbours:
@@ -133,22 +143,31 @@ def grow_covisits(graph: CoVisits, n: int, events: int) -> CoVisits:
     )
     if graph.end[0] + spare <= len(graph.item):
         return graph
-    compact = compacted(graph)
-    end, size = int(compact.end[0]), len(graph.item)
+    end = int(graph.capacity.sum(dtype=np.int64))
+    size = max(len(graph.item), 1)
     while size < 2 * end + spare:
         size *= 2
-    out_item, out_weight = np.zeros(size, np.int32), np.zeros(size, np.float32)
-    out_item[:end], out_weight[:end] = compact.item, compact.weight
-    return compact._replace(item=out_item, weight=out_weight)
+    return compacted(graph, size)
 
 
-def compacted(graph: CoVisits) -> CoVisits:
-    """The graph without the places that rows left behind when they grew; equal graphs become equal arrays."""
-    end = int(graph.capacity.sum())
-    item, weight = np.zeros(end, np.int32), np.zeros(end, np.float32)
-    start = np.concatenate(([0], np.cumsum(graph.capacity, dtype=np.int64)))[:-1]
+def compacted(graph: CoVisits, size: int | None = None) -> CoVisits:
+    """A copy of the graph, its rows one after the other, in an arena of `size` places or of just enough.
+
+    What rows left behind when they grew is gone, so graphs with equal rows have equal arrays.
+    """
+    end = int(graph.capacity.sum(dtype=np.int64))
+    item, weight = np.zeros(size or end, np.int32), np.zeros(size or end, np.float32)
+    start = np.cumsum(graph.capacity, dtype=np.int64) - graph.capacity
     _copy_rows(graph, item, weight, start)
-    return graph._replace(item=item, weight=weight, start=start, end=np.array([end], np.int64))
+    return CoVisits(
+        item=item,
+        weight=weight,
+        start=start,
+        length=graph.length.copy(),
+        capacity=graph.capacity.copy(),
+        end=np.array([end], np.int64),
+        touched=graph.touched.copy(),
+    )
 
 
 @nb.njit(cache=True, nogil=True)
@@ -173,37 +192,57 @@ def length_bucket(n):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def _add_link(graph, count, j, i, weight, step):  # type: ignore[no-untyped-def]
-    """c[j, i] += weight, growing or cutting row j when it is full."""
-    start, length = graph.start[j], graph.length[j]
-    graph.touched[j] = step
-    for k in range(start, start + length):
-        if graph.item[k] == i:
-            graph.weight[k] += weight
-            return
-    if length == graph.capacity[j]:
+def _find(items, start, end, i):  # type: ignore[no-untyped-def]
+    """The first place from `start` on where `items` holds `i`, or `end`.
+
+    Sixteen are compared without a branch in between, so that the processor compares them at once.
+    """
+    k = start
+    while k + 16 <= end:
+        hit = False
+        for x in range(16):
+            hit |= items[k + x] == i
+        if hit:
+            break
+        k += 16
+    while k < end and items[k] != i:
+        k += 1
+    return k
+
+
+@nb.njit(cache=True, nogil=True)
+def _add_link(items, weights, starts, lengths, capacities, end, count, j, i, weight):  # type: ignore[no-untyped-def]
+    """c[j, i] += weight, growing or cutting row j when it is full. The arrays are those of `CoVisits`.
+
+    They are not passed as a tuple, because each call would count the references of all of them.
+    """
+    start, length = starts[j], lengths[j]
+    place = _find(items, start, start + length, i)
+    if place < start + length:
+        weights[place] += weight
+        return
+    if length == capacities[j]:
         if length < MAX_ROW:
             capacity = max(FIRST_ROW, 2 * length)
-            to = graph.end[0]
-            graph.end[0] += capacity
-            for k in range(length):
-                graph.item[to + k] = graph.item[start + k]
-                graph.weight[to + k] = graph.weight[start + k]
-            graph.start[j], graph.capacity[j] = to, capacity
+            to = end[0]
+            end[0] += capacity
+            items[to : to + length] = items[start : start + length]
+            weights[to : to + length] = weights[start : start + length]
+            starts[j], capacities[j] = to, capacity
             start = to
         else:
             score = np.empty(length, np.float32)
             for k in range(length):
-                n_i = count[graph.item[start + k]]
-                score[k] = -graph.weight[start + k] / np.float32(1.0 + n_i) ** np.float32(0.5)
+                n_i = count[items[start + k]]
+                score[k] = -weights[start + k] / np.float32(1.0 + n_i) ** np.float32(0.5)
             order = np.sort(np.argsort(score, kind="mergesort")[:KEEP_ROW])
             for to_k in range(KEEP_ROW):
-                graph.item[start + to_k] = graph.item[start + order[to_k]]
-                graph.weight[start + to_k] = graph.weight[start + order[to_k]]
+                items[start + to_k] = items[start + order[to_k]]
+                weights[start + to_k] = weights[start + order[to_k]]
             length = KEEP_ROW
-    graph.item[start + length] = i
-    graph.weight[start + length] = weight
-    graph.length[j] = length + 1
+    items[start + length] = i
+    weights[start + length] = weight
+    lengths[j] = length + 1
 
 
 @nb.njit(cache=True, nogil=True)
@@ -217,20 +256,28 @@ def learn_visit(graph, stats, history, length, item, amount, step):  # type: ign
     length
         Whole length of the user's history, which may be more than h.
     amount
-        Strength of the feedback; 1 is a view.
+        Strength of the feedback; 1 is a view, 0 means that the user met the item and did not like it: it is
+        linked, because what people meet together says what they meet next, but it counts for nothing.
     step
         Running number of the event, the clock of the trends.
     """
     h = len(history)
-    weight = np.float32(amount)
+    weight = np.float32(amount if amount > 0.0 else MET)
+    items, weights, starts, lengths = graph.item, graph.weight, graph.start, graph.length
+    capacities, end, touched, count = graph.capacity, graph.end, graph.touched, stats.count
     for d in range(min(h, WINDOW)):
         j = history[h - 1 - d]
         if j != item:
-            _add_link(graph, stats.count, j, item, weight, step)
-            _add_link(graph, stats.count, item, j, np.float32(BACKWARD) * weight, step)
+            back = np.float32(BACKWARD) * weight
+            _add_link(items, weights, starts, lengths, capacities, end, count, j, item, weight)
+            _add_link(items, weights, starts, lengths, capacities, end, count, item, j, back)
+            touched[j] = step
         weight *= np.float32(DECAY)
 
-    graph.touched[item] = step
+    touched[item] = step
+    if amount <= 0.0:
+        stats.met[item] += 1.0
+        return
     stats.count[item] += amount
     stats.discount[item] = np.float32(1.0 + stats.count[item]) ** np.float32(-TARGET_POWER)
     stats.by_length[item, length_bucket(length)] += amount
@@ -241,6 +288,33 @@ def learn_visit(graph, stats, history, length, item, amount, step):  # type: ign
     if stats.first[item] < 0:
         stats.first[item] = step
     stats.last[item] = step
+
+
+@nb.njit(cache=True, nogil=True)
+def learn_offer(stats, offers, item, is_taken, is_new):  # type: ignore[no-untyped-def]
+    """Count an offer of `item` (`is_new`) or the answer to one (`is_taken`), or both at once.
+
+    Parameters
+    ----------
+    offers
+        How many there were of all items, and how many of those were taken, both > 0, float64 (2,).
+    """
+    if is_new:
+        stats.shown[item] += 1.0
+        offers[0] += 1.0
+    if is_taken:
+        stats.taken[item] += 1.0
+        offers[1] += 1.0
+    common = np.float32(offers[1] / offers[0])
+    prior = np.float32(RATE_PRIOR)
+    rate = (stats.taken[item] + prior * common) / (stats.shown[item] + prior)
+    stats.rate[item] = np.log(rate / common)
+
+
+@nb.njit(cache=True, nogil=True)
+def source_discount(count, met):  # type: ignore[no-untyped-def]
+    """What the links of an item are multiplied by: the more often it was met, the less each says."""
+    return (np.float32(1.0) + count + np.float32(MET) * met) ** np.float32(-SOURCE_POWER)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -256,7 +330,7 @@ def export_rows(graph, stats, items, out):  # type: ignore[no-untyped-def]
         length, start = graph.length[j], graph.start[j]
         if length == 0:
             continue
-        source = np.float32(1.0 + stats.count[j]) ** np.float32(-SOURCE_POWER)
+        source = source_discount(stats.count[j], stats.met[j])
         score = np.empty(length, np.float32)
         for k in range(length):
             score[k] = -graph.weight[start + k] * source * stats.discount[graph.item[start + k]]

@@ -6,7 +6,9 @@ whole list or the one before. Ids are escaped: no id can forge a key or leave it
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import math
 import ssl
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,20 +16,22 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
+import numpy as np
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from stream_app.errors import ConfigError, StoreError
-from stream_app.recommender import Offered
+from stream_app.recommender import Lists, Offered
 from stream_app.records import iso_time
 
 _DAY_S = 86_400
+_REPLACED_TTL_S = 3_600
+_MODEL_PARTS = ("overlay", "release", "meta")
 _encode = msgspec.json.Encoder().encode
-_SAFE = (
-    "@+=,/!$&'();|~-._"  # of an id in a key; neither braces nor colons, globs, spaces or control characters
-)
+# What stays of an id in a key: no braces, colons, globs, spaces or control characters.
+_SAFE = "@+=,/!$&'();|~-._"
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -89,6 +93,35 @@ def list_json(offered: Offered, model: str, generated_at_ms: int) -> bytes:
     )
 
 
+@functools.lru_cache(maxsize=65_536)
+def _place(item_id: str) -> str:
+    """A template for one place of a list, to be filled in with a score."""
+    return f'{{"item_id":{_encode(item_id).decode()},"score":'.replace("%", "%%") + "%.4f}"
+
+
+def lists_json(lists: Lists, model: str, generated_at_ms: int) -> list[tuple[str, bytes]]:
+    """The JSON of many lists by user, as `list_json` makes it one by one, but for zeros at the end of scores.
+
+    Texts are put together by hand: a list takes a third of the time that an encoder needs.
+    """
+    about = f'"model":{_encode(model).decode()},"generated_at":"{iso_time(generated_at_ms)}"'
+    known = lists.times_ms >= 0
+    times = np.datetime_as_string(lists.times_ms.astype("datetime64[ms]"), unit="ms")
+    made = np.where(known, np.char.add(np.char.add('"', times), 'Z"'), "null").tolist()
+    columns = zip(lists.user_ids, lists.items, lists.scores, lists.personal, made, strict=True)
+    return [
+        (
+            user_id,
+            (
+                f'{{"user_id":{_encode(user_id).decode()},{about},"event_time":{event_time},'
+                f'"strategy":"{"personal" if personal else "fallback"}",'
+                f'"items":[{",".join(map(_place, items)) % tuple(scores)}]}}'
+            ).encode(),
+        )
+        for user_id, items, scores, personal, event_time in columns
+    ]
+
+
 def shared_list_json(
     items: Sequence[tuple[str, float]], model: str, generated_at_ms: int, strategy: str
 ) -> bytes:
@@ -97,6 +130,18 @@ def shared_list_json(
     return _encode(
         head | {"strategy": strategy, "items": [{"item_id": i, "score": round(s, 4)} for i, s in items]}
     )
+
+
+def set_command(key: str, value: bytes, ttl_s: int) -> bytes:
+    """`SET key value EX ttl` in Redis' protocol; redis-py takes five times as long to write the same bytes.
+
+    >>> set_command("k", b"v", 60)
+    b'*5\\r\\n$3\\r\\nSET\\r\\n$1\\r\\nk\\r\\n$1\\r\\nv\\r\\n$2\\r\\nEX\\r\\n$2\\r\\n60\\r\\n'
+    """
+    name, ttl = key.encode(), b"%d" % ttl_s
+    return b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$2\r\nEX\r\n$%d\r\n%b\r\n" % (
+        len(name), name, len(value), value, len(ttl), ttl,
+    )  # fmt: skip
 
 
 class Store:
@@ -128,6 +173,7 @@ class Store:
     ) -> None:
         self.keys = Keys(namespace)
         self._list_ttl = max(1, int(list_ttl_days * _DAY_S))
+        self._timeout_s = timeout_s
         self._state_ttl = max(1, int(state_ttl_days * _DAY_S))
         try:
             self._redis: redis.Redis = redis.Redis.from_url(
@@ -136,8 +182,11 @@ class Store:
                 socket_connect_timeout=min(5.0, timeout_s),
                 retry=Retry(NoBackoff(), 0),  # the caller decides about trying again
             )
-        except ValueError as error:
-            raise ConfigError(f"RECS_REDIS_URL: {error}") from error
+        except ValueError:  # whose text may quote a piece of the password: it is not passed on
+            raise ConfigError(
+                "RECS_REDIS_URL is no address of a Redis; expected redis://user:password@host:port/0, "
+                "rediss:// or unix://, with special characters of the password percent-encoded"
+            ) from None
         arguments = self._redis.connection_pool.connection_kwargs
         self._where = f"{arguments.get('host', arguments.get('path', 'Redis'))}:{arguments.get('port', '')}"
 
@@ -155,7 +204,8 @@ class Store:
         """The packed states of users, None for new ones."""
         if not user_ids:
             return []
-        return await self._ask(self._redis.mget([self.keys.state(user_id) for user_id in user_ids]))
+        states: list[bytes | None] = await self._ask(self._redis.mget([*map(self.keys.state, user_ids)]))
+        return states
 
     async def write(self, lists: Iterable[tuple[str, bytes]], states: Iterable[tuple[str, bytes]]) -> None:
         """Write users' lists, then their states, in one round trip.
@@ -163,18 +213,23 @@ class Store:
         A state says which event was applied last. It is written after the list, so that a cut in between
         makes the event be applied again, not be lost.
         """
-        pipe = self._redis.pipeline(transaction=False)
-        for user_id, value in lists:
-            pipe.set(self.keys.top(user_id), value, ex=self._list_ttl)
-        for user_id, value in states:
-            pipe.set(self.keys.state(user_id), value, ex=self._state_ttl)
-        if len(pipe):
-            await self._ask(pipe.execute())
+        top, state = self.keys.top, self.keys.state
+        commands = [set_command(top(user_id), value, self._list_ttl) for user_id, value in lists]
+        commands += [set_command(state(user_id), value, self._state_ttl) for user_id, value in states]
+        if commands:
+            await self._ask(self._execute(commands))
 
     async def read_list(self, user_id: str) -> dict[str, Any] | None:
         """A user's list, None when there is none."""
-        value = await self._ask(self._redis.get(self.keys.top(user_id)))
-        return None if value is None else msgspec.json.decode(value)
+        [found] = await self.read_lists([user_id])
+        return found
+
+    async def read_lists(self, user_ids: Sequence[str]) -> list[dict[str, Any] | None]:
+        """The lists of several users in one round trip."""
+        if not user_ids:
+            return []
+        values = await self._ask(self._redis.mget([self.keys.top(user_id) for user_id in user_ids]))
+        return [None if value is None else msgspec.json.decode(value) for value in values]
 
     async def erase_user(self, user_id: str, partition: int, offset: int) -> None:
         """Delete all keys of a user, once per tombstone, which `partition` and `offset` of `users` identify.
@@ -224,9 +279,16 @@ class Store:
     async def publish_release(
         self, version: str, release: bytes, meta: dict[str, Any], overlay: bytes
     ) -> None:
-        """Put a release and its first overlay in place, then point to it: one transaction."""
+        """Put a release and its first overlay in place, then point to it: one transaction.
+
+        The release that it replaces stays for an hour, for workers that are just reading it.
+        """
+        replaced = await self.current_version()
         pipe = self._redis.pipeline(transaction=True)
         overlays = self.keys.model(version, "overlay")
+        if replaced not in (None, version):
+            for part in _MODEL_PARTS:
+                pipe.expire(self.keys.model(str(replaced), part), _REPLACED_TTL_S)
         pipe.set(self.keys.model(version, "release"), release, ex=self._list_ttl)
         pipe.set(self.keys.model(version, "meta"), _encode(meta), ex=self._list_ttl)
         pipe.unlink(overlays)
@@ -242,16 +304,17 @@ class Store:
         """
         pipe = self._redis.pipeline(transaction=True)
         overlays = self.keys.model(version, "overlay")
-        pipe.rpushx(overlays, overlay)
-        for key in (overlays, *(self.keys.model(version, part) for part in ("release", "meta"))):
-            pipe.expire(key, self._list_ttl)
+        pipe.rpushx(overlays, overlay)  # type: ignore[arg-type]  # bytes are as good as text
+        for part in _MODEL_PARTS:
+            pipe.expire(self.keys.model(version, part), self._list_ttl)
         pipe.expire(self.keys.model("current"), self._list_ttl)
         answers = await self._ask(pipe.execute())
         return int(answers[0]) if all(answers[1:]) else 0
 
     async def read_release(self, version: str) -> bytes | None:
         """The bytes of a release, None when it is gone."""
-        return await self._ask(self._redis.get(self.keys.model(version, "release")))
+        data: bytes | None = await self._ask(self._redis.get(self.keys.model(version, "release")))
+        return data
 
     async def read_overlays(
         self, version: str, start: int = 0, publication: bytes | None = None
@@ -276,13 +339,37 @@ class Store:
         value = await self._ask(self._redis.get(self.keys.model(version, "meta")))
         return None if value is None else msgspec.json.decode(value)
 
+    async def _execute(self, commands: Sequence[bytes]) -> None:
+        """Send packed commands in one go and read all their answers, for a quarter of a pipeline's time.
+
+        The first error is raised when all answers are in, so that the connection can be used again.
+        """
+        pool: Any = self._redis.connection_pool
+        connection = await pool.get_connection()
+        errors = []
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await connection.send_packed_command([b"".join(commands)])
+                for _ in commands:
+                    try:
+                        await connection.read_response(timeout=math.inf)  # bounded above, once for all
+                    except ResponseError as error:
+                        errors.append(error)
+        except BaseException:
+            await connection.disconnect()  # answers may be left in it
+            raise
+        finally:
+            await pool.release(connection)
+        if errors:
+            raise errors[0]
+
     async def _ask(self, answer: Awaitable[Any]) -> Any:
         try:
             return await answer
         except (RedisError, OSError, ssl.SSLError) as error:
             text = str(error)
             hint = "is it running, and is RECS_REDIS_URL right?"
-            if "OOM" in text:
+            if "maxmemory" in text:
                 hint = "free memory or raise maxmemory"
             elif isinstance(error, AuthenticationError) or "HELLO" in text:
                 hint = "check user and password in RECS_REDIS_URL"

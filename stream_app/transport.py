@@ -15,12 +15,14 @@ import aiokafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 from aiokafka.helpers import create_ssl_context
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.structs import TopicPartition
 
 from stream_app.config import Settings
 from stream_app.errors import TransportError
+from stream_app.events import Message
 
-Record = ConsumerRecord
+OutMessage = tuple[str, bytes | None, bytes | None, int | None]
+"""What is sent: topic, key, value, and partition, None for the one that the key decides."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Connection:
         except (KafkaError, OSError, ssl.SSLError, TimeoutError) as error:
             text = str(error) or type(error).__name__
             raise TransportError(
-                f"Kafka at {self.bootstrap}: {what} failed: {text}; is it running, and is RECS_KAFKA_BOOTSTRAP right?"
+                f"Kafka at {self.bootstrap}: {what} failed: {text}; "
+                "is it running, and is RECS_KAFKA_BOOTSTRAP right?"
             ) from error
 
 
@@ -128,18 +131,18 @@ class EventSource:
     ) -> None:
         self._connection = connection
         self._topic = topic
-        self._consumer = aiokafka.AIOKafkaConsumer(
-            **connection.arguments(),
-            group_id=group,
-            group_instance_id=instance or None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=4 << 20,
-            session_timeout_ms=int(session_timeout_s * 1000),
-            heartbeat_interval_ms=int(session_timeout_s * 1000 / 10),
-            max_poll_interval_ms=300_000,
-        )
+        self._consumer: Any = None  # made by `start`, in the loop that will use it
+        self._arguments: dict[str, Any] = {
+            "group_id": group,
+            "group_instance_id": instance or None,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "isolation_level": "read_committed",
+            "max_partition_fetch_bytes": 4 << 20,
+            "session_timeout_ms": int(session_timeout_s * 1000),
+            "heartbeat_interval_ms": int(session_timeout_s * 1000 / 10),
+            "max_poll_interval_ms": 300_000,
+        }
         self._on_revoked = on_revoked
 
     async def start(self) -> None:
@@ -155,6 +158,7 @@ class EventSource:
             async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
                 return None
 
+        self._consumer = aiokafka.AIOKafkaConsumer(**self._connection.arguments(), **self._arguments)
         await self._connection.ask(self._consumer.start(), f"reading topic {self._topic}")
         self._consumer.subscribe([self._topic], listener=_Listener())
 
@@ -162,14 +166,14 @@ class EventSource:
         """Leave the group."""
         await _stop(self._consumer)
 
-    async def poll(self, most: int, wait_s: float) -> dict[int, list[Record]]:
+    async def poll(self, most: int, wait_s: float) -> dict[int, list[Message]]:
         """Up to `most` messages by partition, in offset order; waits `wait_s` for the first.
 
         During a rebalance there are none. The client would wait for its end, but the rebalance waits in turn
         for `on_revoked`, which may wait for the caller.
         """
 
-        async def get() -> dict[TopicPartition, list[Record]]:
+        async def get() -> dict[TopicPartition, list[Message]]:
             try:
                 return await asyncio.wait_for(
                     self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=most), wait_s + 0.4
@@ -182,6 +186,8 @@ class EventSource:
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
         """Commit the next offset to read, by partition, of partitions that are still ours."""
+        if not offsets:
+            return
         ours = {p.partition for p in self._consumer.assignment()}
         positions = {TopicPartition(self._topic, p): o for p, o in offsets.items() if p in ours}
         if positions:
@@ -208,14 +214,13 @@ class LogReader:
         self._connection = connection
         self._topic = topic
         self._from_end = from_end
-        self._consumer = aiokafka.AIOKafkaConsumer(
-            topic,
-            **connection.arguments(),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=4 << 20,
-        )
+        self._consumer: Any = None  # made by `start`
+        self._arguments: dict[str, Any] = {
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "isolation_level": "read_committed",
+            "max_partition_fetch_bytes": 4 << 20,
+        }
         self._ends: dict[TopicPartition, int] = {}
 
     async def start(self, offsets: Mapping[int, int] | None = None) -> None:
@@ -228,6 +233,8 @@ class LogReader:
             messages were deleted or the topic was made anew, so what was learned does not belong to it.
         """
         ask = self._connection.ask
+        arguments = self._connection.arguments() | self._arguments
+        self._consumer = aiokafka.AIOKafkaConsumer(self._topic, **arguments)
         await ask(self._consumer.start(), f"reading topic {self._topic}")
         partitions = sorted(self._consumer.assignment())
         if not partitions:
@@ -239,8 +246,8 @@ class LogReader:
             if offset is not None and not begins[partition] <= offset <= self._ends[partition]:
                 raise TransportError(
                     f"{self._topic}[{partition.partition}] holds offsets {begins[partition]} to "
-                    f"{self._ends[partition]}, but {offset} is wanted: messages were deleted or the topic was made "
-                    "anew; remove the checkpoint to begin afresh"
+                    f"{self._ends[partition]}, but {offset} is wanted: messages were "
+                    "deleted or the topic was made anew; remove the checkpoint to begin afresh"
                 )
             place = self._ends[partition] if self._from_end else begins[partition]
             self._consumer.seek(partition, place if offset is None else offset)
@@ -249,7 +256,7 @@ class LogReader:
         """Close the connection."""
         await _stop(self._consumer)
 
-    async def poll(self, most: int, wait_s: float) -> list[Record]:
+    async def poll(self, most: int, wait_s: float) -> list[Message]:
         """Up to `most` messages, in offset order within a partition; waits `wait_s` for the first."""
         batches = await self._connection.ask(
             self._consumer.getmany(timeout_ms=int(wait_s * 1000), max_records=most),
@@ -266,29 +273,38 @@ class LogReader:
 
 
 class Sender:
-    """Sends messages, and waits until the brokers have them."""
+    """Sends messages, and waits until the brokers have them.
 
-    def __init__(self, connection: Connection, *, linger_ms: int = 5) -> None:
+    Parameters
+    ----------
+    linger_ms
+        How long a batch waits for company. The callers here hand over everything they have at once and wait
+        for it, so 0 is right unless many of them share a sender.
+    """
+
+    def __init__(self, connection: Connection, *, linger_ms: int = 0) -> None:
         self._connection = connection
-        self._producer = aiokafka.AIOKafkaProducer(
-            **connection.arguments(),
-            acks="all",
-            enable_idempotence=True,
-            linger_ms=linger_ms,
-            max_request_size=8 << 20,
-            compression_type="lz4",
-            request_timeout_ms=int(connection.timeout_s * 1000),
-        )
+        self._producer: Any = None  # made by `start`
+        self._arguments: dict[str, Any] = {
+            "acks": "all",
+            "enable_idempotence": True,
+            "linger_ms": linger_ms,
+            "max_batch_size": 1 << 20,  # one message of examples, or a thousand events, in one batch
+            "max_request_size": 8 << 20,
+            "compression_type": "lz4",
+            "request_timeout_ms": int(connection.timeout_s * 1000),
+        }
 
     async def start(self) -> None:
         """Connect."""
+        self._producer = aiokafka.AIOKafkaProducer(**self._connection.arguments(), **self._arguments)
         await self._connection.ask(self._producer.start(), "connecting")
 
     async def stop(self) -> None:
         """Send what waits, and disconnect."""
         await _stop(self._producer)
 
-    async def send(self, messages: Sequence[tuple[str, bytes | None, bytes | None, int | None]]) -> None:
+    async def send(self, messages: Sequence[OutMessage]) -> None:
         """Send (topic, key, value, partition or None) in order; returns when all are acknowledged."""
         if not messages:
             return
@@ -308,7 +324,9 @@ class Sender:
 
 
 async def _stop(client: Any) -> None:
-    """Stop a client; one that hangs is left behind after a few seconds."""
+    """Stop a client, if it was made; one that hangs is left behind after a few seconds."""
+    if client is None:
+        return
     try:
         await asyncio.wait_for(client.stop(), 5)
     except (KafkaError, OSError, TimeoutError):

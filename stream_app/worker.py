@@ -1,19 +1,20 @@
-"""The worker: events in, lists out. One batch after the other, each effect once.
+"""The worker: events in, lists out. Each effect once, the effects of one batch while the next is computed.
 
-    poll ─▶ decode ─▶ load states ─▶ apply (pure) ─▶ send examples, dead letters ─▶ write Redis ─▶ commit
-                                                     └── wait for the acknowledgement of each ──┘
+    poll ─▶ decode ─▶ load states ─▶ apply (pure) ─┬▶ poll the next batch …
+                                                   └▶ send examples, dead letters ─▶ write Redis ─▶ commit
+                                                      └── wait for the acknowledgement of each ──┘
 
-A crash before the Redis write makes the batch happen again, from the same state to the same outputs; after
-it, the events are known by their offsets and skipped. Examples sent twice carry the same (partition,
-offset), and the learner learns them once.
+Batches take effect one after the other, never two at a time. A crash before the Redis write makes the batch
+happen again, from the same state to the same outputs; after it, the events are known by their offsets and
+skipped. Examples sent twice carry the same (partition, offset), and the learner learns them once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from mode import Service
@@ -21,17 +22,16 @@ from mode import Service
 from stream_app.config import Settings
 from stream_app.dead_letters import Rejected
 from stream_app.errors import EventError, RecsError, ReleaseError, StoreError, TransportError
-from stream_app.events import DecodePolicy, Event, Tombstone, decode_event, decode_item, decode_user
+from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
 from stream_app.failpoints import failpoint
-from stream_app.recommender import Outcome, Recommender
+from stream_app.recommender import Lists, Outcome, Recommender
 from stream_app.release import Overlay, Release
-from stream_app.store import Store, list_json
+from stream_app.store import Store, lists_json
 from stream_app.telemetry import Metrics
-from stream_app.transport import Connection, EventSource, LogReader, Record, Sender, ensure_topics
+from stream_app.transport import Connection, EventSource, LogReader, OutMessage, Sender, ensure_topics
 
 POLL_S = 0.1
 COMMIT_S = 0.25
-SYNC_S = 0.5  # between looks for a new release or overlay
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -107,6 +107,7 @@ class Worker(Service):
         self._policy = DecodePolicy(max_bytes=settings.max_event_bytes)
         self._batch = asyncio.Lock()  # held while a batch is under way
         self._done: dict[int, int] = {}  # partition → next offset to commit
+        self._effect: asyncio.Task[None] | None = None  # of the last batch
         self._overlays = 0  # overlays applied over the release
         self._publication: bytes | None = None  # the list of overlays that they come from
         self._examples_partitions = 1
@@ -132,6 +133,7 @@ class Worker(Service):
         self.ready = False
         async with self._batch:
             for step in (
+                self._settle,
                 self._commit,
                 self._source.stop,
                 self._sender.stop,
@@ -154,19 +156,23 @@ class Worker(Service):
                 return
 
     async def step(self) -> int:
-        """One turn: follow items and users, look for a newer model, handle one batch; returns its events."""
+        """One turn: follow items and users, look for a newer model, handle one batch; returns its events.
+
+        The last batch may still be taking effect afterwards, but not after a turn without events.
+        """
         async with self._batch:
             now = time.monotonic()
-            if now - self._last_sync >= SYNC_S:
+            if now - self._last_sync >= self.settings.overlay_interval_s / 2:
                 self._last_sync = now
                 await self._follow(0)
                 await self._try(self._sync, "reading the model")
             batches = await self._source.poll(self.settings.batch_size, POLL_S)
             handled = 0
             for partition, records in batches.items():
-                with self.metrics.batch.time():
-                    await self._handle(partition, records)
+                await self._handle(partition, records)
                 handled += len(records)
+            if not handled:
+                await self._settle()
             if self._done and time.monotonic() - self._last_commit >= COMMIT_S:
                 await self._commit()
             return handled
@@ -178,22 +184,57 @@ class Worker(Service):
 
     # One batch
 
-    async def _handle(self, partition: int, records: Sequence[Record]) -> None:
+    async def _handle(self, partition: int, records: Sequence[Message]) -> None:
+        began = time.perf_counter()
         offsets, events, rejected = self._decode(records)
         await self._load(events)
-        outcome = await asyncio.to_thread(self.recommender.apply, partition, offsets, events)
+        work = asyncio.to_thread(self._compute, partition, offsets, events, rejected)
+        messages, lists, outcome = await work
         failpoint("worker.after_apply")
-        await self._try(lambda: self._send(partition, outcome, rejected), "sending examples")
-        failpoint("worker.after_send")
-        await self._try(lambda: self._write(outcome), "writing lists")
-        failpoint("worker.after_write")
-        self._done[partition] = records[-1].offset + 1
-        self.metrics.events.inc(outcome.applied)
-        self.metrics.skipped.inc(outcome.skipped)
-        self.metrics.dead_letters.inc(len(rejected))
-        self.metrics.lists.inc(len(outcome.lists))
+        await self._settle()
 
-    def _decode(self, records: Sequence[Record]) -> tuple[list[int], list[Event], list[Rejected]]:
+        async def take_effect() -> None:
+            await self._try(lambda: self._sender.send(messages), "sending examples")
+            failpoint("worker.after_send")
+            await self._try(lambda: self.store.write(lists, outcome.states), "writing lists")
+            failpoint("worker.after_write")
+            self._done[partition] = records[-1].offset + 1
+            self.metrics.events.inc(outcome.applied)
+            self.metrics.skipped.inc(outcome.skipped)
+            self.metrics.dead_letters.inc(len(rejected))
+            self.metrics.lists.inc(len(outcome.lists))
+            self.metrics.batch.observe(time.perf_counter() - began)
+
+        self._effect = asyncio.create_task(take_effect())
+
+    async def _settle(self) -> None:
+        """Wait until the last batch has taken effect.
+
+        Whatever changes the same keys or offsets has to wait for it: the next batch, a withdrawn item, an
+        erased user, another owner of the partition. Loading need not: the last users are in memory.
+        """
+        effect, self._effect = self._effect, None
+        if effect is not None:
+            await effect
+
+    def _compute(
+        self, partition: int, offsets: list[int], events: list[Event], rejected: list[Rejected]
+    ) -> tuple[list[OutMessage], list[tuple[str, bytes]], Outcome]:
+        """Apply a batch; returns its messages, its lists as bytes, and the outcome they were made of."""
+        outcome = self.recommender.apply(partition, offsets, events)
+        dead = self.settings.dead_letter_topic
+        messages: list[OutMessage] = [(dead, r.key, r.to_dead_letter(), None) for r in rejected]
+        if outcome.examples is not None:
+            to = partition % self._examples_partitions  # one source partition stays in order
+            messages += [
+                (self.settings.examples_topic, None, part.to_bytes(), to) for part in outcome.examples.parts()
+            ]
+        return messages, self._as_json(outcome.lists), outcome
+
+    def _as_json(self, lists: Lists) -> list[tuple[str, bytes]]:
+        return lists_json(lists, self.recommender.model.version, int(self.clock() * 1000))
+
+    def _decode(self, records: Sequence[Message]) -> tuple[list[int], list[Event], list[Rejected]]:
         now_ms = int(self.clock() * 1000)
         offsets, events, rejected = [], [], []
         for r in records:
@@ -224,24 +265,6 @@ class Worker(Service):
                 self.log.error("%s; the user starts afresh", error)
                 users.load(user_id, None)
 
-    async def _send(self, partition: int, outcome: Outcome, rejected: Sequence[Rejected]) -> None:
-        dead = self.settings.dead_letter_topic
-        messages: list[tuple[str, bytes | None, bytes | None, int | None]] = [
-            (dead, r.key, r.to_dead_letter(), None) for r in rejected
-        ]
-        if outcome.examples is not None:
-            to = partition % self._examples_partitions  # one source partition stays in order
-            messages += [
-                (self.settings.examples_topic, None, part.to_bytes(), to) for part in outcome.examples.parts()
-            ]
-        await self._sender.send(messages)
-
-    async def _write(self, outcome: Outcome) -> None:
-        now_ms = int(self.clock() * 1000)
-        version = self.recommender.model.version
-        lists = [(offered.user_id, list_json(offered, version, now_ms)) for offered in outcome.lists]
-        await self.store.write(lists, outcome.states)
-
     async def _commit(self) -> None:
         """Commit what is done. A failure costs nothing: whoever reads the events again skips them."""
         done, self._done = self._done, {}
@@ -257,6 +280,7 @@ class Worker(Service):
         if self.should_stop:  # `on_stop` holds the lock, and waits for this
             return
         async with self._batch:
+            await self._settle()
             await self._commit()
             self.recommender.users.forget_partitions(partitions)
 
@@ -281,7 +305,8 @@ class Worker(Service):
                 continue
             self.recommender.observe_user(user)
             if isinstance(user, Tombstone):
-                erase = functools.partial(self.store.erase_user, user.id, r.partition, r.offset)
+                await self._settle()
+                erase = partial(self.store.erase_user, user.id, r.partition, r.offset)
                 await self._try(erase, "erasing a user")
         if gone:
             await self._withdraw(gone)
@@ -291,8 +316,9 @@ class Worker(Service):
         recommender = self.recommender
         affected = recommender.holding(gone)
         if affected:
-            outcome = Outcome(None, recommender.lists(affected), [], 0, 0)
-            await self._try(lambda: self._write(outcome), "withdrawing items")
+            await self._settle()
+            lists = self._as_json(recommender.lists(affected))
+            await self._try(lambda: self.store.write(lists, []), "withdrawing items")
 
     async def _sync(self) -> None:
         """Load the current release and the overlays that came since the last look."""

@@ -10,15 +10,19 @@ from pruning import (
     Artefact,
     DecisionRecord,
     EmptyModelError,
+    Examples,
     FTRLProximal,
     Guard,
     Ledger,
+    LedgerError,
     NonFiniteError,
     ParameterError,
     PruningAgent,
     PruningError,
     SaliencyPruner,
     UnsupportedModelError,
+    evaluate,
+    field_id,
 )
 
 
@@ -148,3 +152,53 @@ def test_rejections_in_a_row_open_the_breaker() -> None:
     for _ in range(3):
         agent.judge(proposal, np.zeros(100), np.ones(100))
     assert not agent.breaker.allows(proposal.step)
+
+
+def test_a_refitted_candidate_has_the_kept_features_and_better_weights() -> None:
+    """With `refit` the candidate's weights come from a model trained on the kept features only."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(4000):
+        f, g = int(min(rng.zipf(1.2), 300)), int(rng.integers(0, 1000))
+        rows.append(({f"f={f}": 1.0, f"noise={g}": 1.0}, bool(rng.random() < (0.8 if f % 2 else 0.2))))
+    model = linear_model.LogisticRegression(FTRLProximal(alpha=0.5), intercept_lr=0)
+    for x, y in rows[:2000]:
+        model.learn_one(x, y)
+    logged, test = Examples.from_river(rows[:2000]), Examples.from_river(rows[2000:])
+
+    def refit(candidate: Artefact) -> linear_model.LogisticRegression:
+        fresh = linear_model.LogisticRegression(FTRLProximal(alpha=0.5), intercept_lr=0)
+        kept = logged.only(candidate)
+        for i, y in enumerate(kept.y):  # a token is a feature name, too
+            fresh.learn_one({int(k): 1.0 for k in kept.keys[kept.indptr[i] : kept.indptr[i + 1]]}, bool(y))
+        return fresh
+
+    agent = PruningAgent(SaliencyPruner(0.95))
+    plain, refitted = agent.propose(model), agent.propose(model, refit=refit)
+    assert len(refitted.candidate) <= len(plain.candidate)
+    assert refitted.candidate.metadata["refitted"]
+    assert evaluate(refitted.candidate, test).logloss < evaluate(plain.candidate, test).logloss
+
+
+def test_the_dry_run_names_the_fields() -> None:
+    """Rows add up to the report and the dearest field comes first."""
+    report = PruningAgent(SaliencyPruner(0.8)).propose(trained()).report
+    rows = report.by_field({field_id("f"): "f"})
+    assert rows[0].field == "f"
+    assert sum(row.live for row in rows) == report.weights_before
+    assert sum(row.predicted_cost for row in rows) == pytest.approx(report.predicted_cost)
+
+
+def test_a_ledger_that_cannot_be_written_leaves_the_active_artefact() -> None:
+    """A crash between decision and promotion serves exactly the old artefact, never a mixture."""
+
+    class Full(Ledger):
+        def append(self, record: DecisionRecord) -> None:
+            raise LedgerError("no space left")
+
+    agent = PruningAgent(SaliencyPruner(0.5), guard=Guard(min_samples=10))
+    agent.judge(agent.propose(trained(0)), np.zeros(100), np.zeros(100))
+    served, agent.ledger = agent.active, Full()
+    with pytest.raises(LedgerError):
+        agent.judge(agent.propose(trained(1)), np.zeros(100), np.zeros(100))
+    assert agent.active is served

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numba as nb
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,11 +16,15 @@ from pruning import (
     Float32,
     ForeignFileError,
     Int8,
+    KernelArgs,
     NewerFormatError,
     NonFiniteError,
     Snapshot,
+    lookup_one,
+    prefetch_one,
 )
-from pruning.artefact import reference_lookup
+from pruning.fingerprints import reference_lookup
+from pruning.transport import from_wire, to_wire
 
 
 def make(n: int, seed: int = 0, fields: int = 9) -> Snapshot:
@@ -47,7 +52,7 @@ def test_the_kernel_equals_the_reference() -> None:
     s = make(3_000)
     release = Artefact.build(s, np.arange(len(s)) % 2 == 0)
     served = release.lookup(s.keys)
-    assert [reference_lookup(release, int(k)) for k in s.keys] == served.tolist()
+    assert [reference_lookup(release.kernel_args, int(k)) for k in s.keys] == served.tolist()
 
 
 def test_pruned_tokens_read_zero() -> None:
@@ -121,3 +126,37 @@ def test_models_that_cannot_be_exported_are_refused() -> None:
         Artefact.build(bad)
     with pytest.raises(EmptyModelError):
         Artefact.build(Snapshot(s.keys, np.zeros(len(s)), s.curvature))
+
+
+@pytest.mark.parametrize("quantizer", [Int8(), Float32()])
+def test_the_wire_restores_the_same_bytes(quantizer: Int8 | Float32) -> None:
+    """Entropy coding is lossless, smaller for int8, and damage is found."""
+    release = Artefact.build(make(5000), quantizer=quantizer, metadata={"a": 1})
+    wire = to_wire(release)
+    assert from_wire(wire).to_bytes() == release.to_bytes()
+    assert len(wire) < release.nbytes
+    with pytest.raises(ArtefactError):
+        from_wire(wire[:-1])
+    with pytest.raises(ForeignFileError):
+        from_wire(release.to_bytes())
+
+
+@nb.njit
+def dot(args: KernelArgs, keys: np.ndarray) -> float:
+    total = 0.0
+    for i in range(len(keys)):
+        prefetch_one(args, keys[min(i + 4, len(keys) - 1)])
+        total += lookup_one(args, keys[i])
+    return total
+
+
+@pytest.mark.parametrize("quantizer", [Int8(), Float32()])
+def test_other_compiled_code_reads_the_table(quantizer: Int8 | Float32) -> None:
+    """`lookup_one` inside a foreign kernel gives what `lookup` gives, from memory and from a mapped file."""
+    s = make(300)
+    release = Artefact.build(s, quantizer=quantizer)
+    again = Artefact.from_bytes(release.to_bytes())
+    for artefact in (release, again):
+        assert dot(artefact.kernel_args, s.keys) == pytest.approx(
+            float(release.lookup(s.keys).sum()), abs=1e-4
+        )

@@ -16,9 +16,13 @@ from pruning import (
     ParameterError,
     auc,
     curve,
+    field_id,
     plot,
+    progressive,
     quality,
+    select_fields,
     snapshot,
+    top_k_overlap,
 )
 
 
@@ -108,3 +112,50 @@ def test_settings_that_make_no_curve_are_refused() -> None:
     with pytest.raises(ParameterError):
         Examples.from_river([])
     assert np.isnan(auc([1.0, 2.0], [1, 1]))
+
+
+class Learner:
+    """The smallest encoded learner: River's logistic regression, one example at a time."""
+
+    def __init__(self) -> None:
+        self.model = linear_model.LogisticRegression(FTRLProximal(alpha=0.3), intercept_lr=0)
+
+    def learn_many_encoded(self, keys, values, indptr, y):  # type: ignore[no-untyped-def]
+        p = []
+        for i in range(len(y)):
+            own = slice(indptr[i], indptr[i + 1])
+            x = {int(k): float(v) for k, v in zip(keys[own], values[own], strict=True)}
+            p.append(self.model.predict_proba_one(x)[True])
+            self.model.learn_one(x, bool(y[i]))
+        return np.array(p)
+
+    def lookup(self, keys):  # type: ignore[no-untyped-def]
+        weights = self.model.weights
+        return np.array([weights.get(int(k), 0.0) for k in keys], np.float32)
+
+
+def test_progressive_selection_drops_the_noise_field() -> None:
+    """Measured test-then-learn, the field without signal goes and the others stay."""
+    _, examples = trained(5000)
+    selection = select_fields(progressive(examples, Learner, batch=500))
+    assert field_id("noise") in selection.dropped
+    assert field_id("user") not in selection.dropped
+    assert selection.losses[-1] < selection.losses[0]
+
+
+def test_parts_and_selections_keep_rows_together() -> None:
+    """Cutting examples by rows and by fields keeps keys with their rows."""
+    _, examples = trained(400)
+    whole = [examples.part(i, i + 1) for i in range(len(examples))]
+    assert (np.concatenate([p.keys for p in whole]) == examples.keys).all()
+    without = examples.without([field_id("noise")])
+    assert (np.diff(without.indptr) == 2).all()
+    assert not (without.keys >> np.uint64(48) == field_id("noise")).any()
+
+
+def test_overlap_counts_lists_shorter_than_k_whole() -> None:
+    """Equal rankings agree fully; empty lists do not count."""
+    scores = np.array([3.0, 2.0, 1.0, 5.0])
+    assert top_k_overlap(scores, scores * 2, np.array([0, 3, 3, 4]), k=10) == 1.0
+    assert top_k_overlap(scores, -scores, np.array([0, 3]), k=1) == 0.0
+    assert np.isnan(top_k_overlap(scores, scores, np.array([0])))

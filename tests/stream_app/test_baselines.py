@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pytest
@@ -19,15 +18,9 @@ from stream_app.baselines import (
     Popularity,
     RiverBiasedMF,
     SessionKNN,
-    make_baselines,
 )
-from stream_app.errors import ConfigError
 from stream_app.events import Event, EventItem
 from stream_app.protocols import ProbabilityModel, Recommender, Scorer
-
-EVERY_BASELINE: dict[str, Callable[[], Baseline]] = {
-    name: partial(lambda name: make_baselines([name])[name], name) for name in BASELINES
-}
 
 
 def views(n: int, n_users: int = 6, n_items: int = 15, seed: int = 0) -> list[Event]:
@@ -48,7 +41,7 @@ def trained(make: Callable[[], Baseline], n: int = 120) -> Baseline:
     return model
 
 
-@pytest.mark.parametrize("make", EVERY_BASELINE.values(), ids=EVERY_BASELINE)
+@pytest.mark.parametrize("make", BASELINES.values(), ids=BASELINES)
 class TestEveryBaseline:
     """Laws that hold for all of them."""
 
@@ -101,12 +94,6 @@ class TestEveryBaseline:
         assert not model.chosen
         known = model.items.ids
         assert known == (["b"] if isinstance(model, ClickRate) else [])  # it counts showings
-
-
-def test_a_wrong_name_is_answered_with_the_right_ones() -> None:
-    """The error lists the names that exist."""
-    with pytest.raises(ConfigError, match="item_knn"):
-        make_baselines(["popularty"])
 
 
 def test_popularity_counts_choices() -> None:

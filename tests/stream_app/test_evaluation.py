@@ -274,6 +274,34 @@ def test_slices_are_parts_of_the_whole(report: EvaluationReport) -> None:
     assert quality.slices["item first time"]["recall@10"] == 0.0
 
 
+def test_the_conservative_figure_leaves_out_what_the_same_second_gives_away() -> None:
+    """Guessing the neighbour of the last item gets the second event of each second, and no first one."""
+    rng = np.random.default_rng(7)
+    events = []
+    for n, i in enumerate(rng.integers(100, size=600)):
+        events += [view(5000 * n, f"u{n}", f"i{i:03}"), view(5000 * n + 1, f"u{n}", f"i{(i + 1) % 100:03}")]
+    neighbour = Fake(
+        lambda self, user_id, k: (
+            [f"i{(int(str(self.records[-1].item_id)[1:]) + 1) % 100:03}"]  # type: ignore[union-attr]
+            if self.records
+            else []
+        )
+    )
+    quality = evaluate(events, {"neighbour": neighbour}).models["neighbour"]
+    assert quality.metrics["recall@10"] > 0.4
+    assert quality.conservative["recall@10"] < 0.05
+    assert quality.conservative["tests"] == 600
+
+
+def test_the_second_half_is_that_of_the_tests() -> None:
+    """A model that answers from the middle of the stream on is good in the second half only."""
+    events = [view(1000 * t, f"u{t}", "only") for t in range(100)]
+    late = Fake(lambda self, user_id, k: ["only"] if len(self.records) >= 50 else [])
+    quality = evaluate(events, {"late": late}).models["late"]
+    assert quality.metrics["recall@10"] == 0.5
+    assert quality.second_half == {"tests": 50.0, "recall@10": 1.0, "ndcg@10": 1.0}
+
+
 def test_curves_average_to_the_whole(report: EvaluationReport) -> None:
     """A hundred equal parts of the stream have the mean of the whole."""
     quality = report.models["mf"]
@@ -290,6 +318,8 @@ def test_a_difference_is_paired(report: EvaluationReport) -> None:
     assert 0 < difference.standard_error < 0.1
     assert report.difference("mf", "mf").value == 0.0
     assert math.isnan(report.difference("mf", "mf").z)
+    assert report.differences() == {"mf": report.difference("popularity", "mf")}
+    assert report.to_json_object()["differences"]["mf"]["ndcg@10"] == pytest.approx(b - a, abs=1e-6)
 
 
 def test_the_tables_fit_a_terminal(report: EvaluationReport) -> None:
@@ -298,7 +328,7 @@ def test_the_tables_fit_a_terminal(report: EvaluationReport) -> None:
     console.print(render(report))
     text = console.export_text()
     assert "…" not in text
-    assert text.count("popularity") == 3
+    assert text.count("popularity") == 4  # three tables and one comparison
     assert f"{report.models['mf'].metrics['recall@10']:.4f}".removeprefix("0") in text
 
 

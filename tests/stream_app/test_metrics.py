@@ -194,6 +194,17 @@ def test_probabilities_of_scores_are_calibrated(sign: float) -> None:
     assert metrics.log_loss(y.ravel(), p.ravel()) < math.log(2) - 0.05
 
 
+def test_probabilities_of_scores_do_not_mind_the_place_of_the_scale() -> None:
+    """Scores of a narrow range far from 0 are as good as others."""
+    rng = np.random.default_rng(6)
+    scores = rng.normal((1.0, 0.0), size=(2000, 2))
+    y = np.tile([1.0, 0.0], len(scores))
+    near = metrics.log_loss(y, metrics.probabilities_of_scores(scores).ravel())
+    far = metrics.log_loss(y, metrics.probabilities_of_scores(1e6 + scores).ravel())
+    assert near < 0.65
+    assert far == pytest.approx(near, abs=0.02)
+
+
 def test_scores_that_say_nothing_have_even_probabilities() -> None:
     """Equal or missing scores give ½ or nan, and empty ones nothing."""
     assert metrics.probabilities_of_scores(np.ones((50, 2))).tolist() == [[0.5, 0.5]] * 50
