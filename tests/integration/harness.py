@@ -188,6 +188,7 @@ class Deployment:
             if role.running:
                 role.kill()
         self._group.close()
+        del self._producer, self._group  # while the broker lives: without one their end takes long
         self.redis.close()
 
     # In
