@@ -11,10 +11,9 @@ touched the feature and how many examples did, up to 2²⁴ − 1.
 
 The table doubles when it is 3/4 full, until `max_features`. There the least useful eighth is forgotten in one
 sweep, so the bound is never exceeded: count · √|w| / (age + now/5), frequent, strong and recent features
-stay. (Saliency, the right ranking of what is served, is the wrong one here: it keeps rare features that can no longer
-grow, and at a quarter of the features it cost 11 to 25 times more; docs/pruning.md has the figures.)
-What is kept depends on the examples alone, not on the table's size or layout, so a model
-restored from bytes continues bit for bit.
+stay. Saliency, the right ranking of what is served, would keep rare features that can no longer grow.
+What is kept depends on the examples alone, not on the table's size or layout, so a model restored from bytes
+continues bit for bit.
 
 `pruning.optim.FTRLProximal` in River's `LogisticRegression` is the readable twin; a test holds both equal.
 """
