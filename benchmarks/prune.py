@@ -526,7 +526,45 @@ def markdown(report: dict[str, Any]) -> str:
         for b in bounds:
             cell = r["bounded"][b]
             lines.append(f"| {b} | {cell['features']:,} | {cell['logloss']:+.1f} / {cell['auc']:+.1f} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_details(results)]) + "\n"
+
+
+def _details(results: dict[str, Any]) -> list[str]:
+    """The sentences behind B4, B5, B7 and B8."""
+    speed, lines = results["size_and_speed"], []
+    if "B4" in results:
+        b4 = results["B4"]
+        ways = {"saliency": b4, "power ½": b4["power_half"], "refitted": b4["refitted"]}
+        changes = "; ".join(f"{name} {c['logloss']:+.1f} / {c['auc']:+.1f}" for name, c in ways.items())
+        lines += [
+            "",
+            f"**Whole pipeline (B4)**: the first 60 % drop {', '.join(b4['dropped'])}; tokens per event "
+            f"{b4['tokens_per_event'][0]} → {b4['tokens_per_event'][1]}, {b4['kept']:.1%} of the weights, "
+            f"{b4['bytes']:,} bytes. Against dense, logloss / AUC: {changes}.",
+        ]
+    if "B5" in results:
+        b5 = results["B5"]
+        lines += [
+            "",
+            f"**Latent rows of an FM (B5)**, {b5['entries']:,} entries, change of logloss: "
+            f"int8 rows {b5['rows_int8']:+.2f}, int4 rows {b5['rows_int4']:+.2f}, "
+            f"rank 4 of 8 {b5['rank_4_of_8']:+.2f}.",
+            "",
+            "| pruned | by v²·Fisher | by magnitude |",
+            "|---|---|---|",
+        ]
+        lines += [
+            f"| {float(share):.0%} | {b5['saliency'][share]:+.1f} | {b5['magnitude'][share]:+.1f} |"
+            for share in b5["saliency"]
+        ]
+    times = ", ".join(f"{name} {ns:.0f} ns" for name, ns in speed["nanoseconds_per_candidate"].items())
+    return [
+        *lines,
+        "",
+        f"**Size and speed (B7, B8)**: {speed['features']:,} features at {speed['bytes_per_feature']} bytes "
+        f"each (River: {speed['river_bytes_per_feature']}). 28 tokens that are present, absent, or either: "
+        f"{times} (River, same run, 500,000 features: {speed['river_nanoseconds']:,.0f} ns).",
+    ]
 
 
 def write_docs(report: dict[str, Any]) -> None:
