@@ -29,7 +29,7 @@ from pruning.admission import AdmissionFilter
 from pruning.agent import Proposal, PruneReport, PruningAgent
 from pruning.artefact import Artefact, KernelArgs, lookup_one, prefetch_one
 from pruning.binning import QuantileBins
-from pruning.curves import Curve, CurvePoint, curve, plot
+from pruning.curves import Curve, CurvePoint, curve, plot, plot_history
 from pruning.errors import (
     ArtefactError,
     CapacityError,
@@ -141,6 +141,7 @@ __all__ = [
     "log_loss",
     "lookup_one",
     "plot",
+    "plot_history",
     "prefetch_one",
     "progressive",
     "prune_model",

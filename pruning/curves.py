@@ -14,6 +14,7 @@ from pruning.evaluation import Quality, evaluate
 from pruning.examples import Examples
 from pruning.guard import Guard, GuardDecision
 from pruning.importance import log_loss
+from pruning.ledger import DecisionRecord
 from pruning.pruners import SaliencyPruner
 from pruning.quantization import Float32, Int8, Quantizer
 from pruning.weights import Snapshot, snapshot
@@ -135,6 +136,49 @@ def curve(
     return Curve(dense.nbytes, len(dense), evaluate(dense, examples), tuple(points))
 
 
+def plot_history(records: Sequence[DecisionRecord], path: str | os.PathLike[str]) -> Path:
+    """Draw a ledger as a PNG: bytes served and the measured change of the loss over the trainer's steps.
+
+    Parameters
+    ----------
+    records
+        `Ledger.read()`.
+    path
+        Where the picture goes; matplotlib is needed.
+    """
+    figure, (sizes, losses) = _figure("Proposals and what became of them")
+    for verdict, (marker, color) in {**_MARKS, "rollback": ("v", "#5a3e9e")}.items():
+        chosen = [r for r in records if r.verdict == verdict]
+        if not chosen:
+            continue
+        style = {"marker": marker, "color": color, "label": verdict}
+        sizes.scatter([r.step for r in chosen], [r.bytes_after / 1024 for r in chosen], **style)
+        measured = [r for r in chosen if "difference" in r.evidence]
+        losses.scatter(
+            [r.step for r in measured], [r.evidence["difference"] * 1e4 for r in measured], **style
+        )
+    sizes.set_ylabel("artefact, KiB")
+    losses.set_ylabel("loss over the dense export, 1e-4")
+    losses.axhline(0, color="black", linestyle=":")
+    for axis in (sizes, losses):
+        axis.set_xlabel("examples learned")
+        axis.grid(alpha=0.25)
+    if records:
+        sizes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+    return Path(path)
+
+
+def _figure(title: str) -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  # an optional extra, and slow to import
+    except ImportError as error:
+        raise ParameterError("drawing needs matplotlib: pip install 'stream-recommender[plots]'") from error
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure.suptitle(title)
+    return figure, figure.subplots(1, 2)
+
+
 _MARKS = {"promote": ("o", "#2a7f3f"), "undecided": ("s", "#b8860b"), "reject": ("X", "#b03030")}
 
 
@@ -145,15 +189,9 @@ def plot(found: Curve, path: str | os.PathLike[str], title: str = "Size and qual
     -------
     The path.
     """
-    try:
-        from matplotlib import ticker  # noqa: PLC0415  # an optional extra, and slow to import
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError as error:
-        raise ParameterError("drawing needs matplotlib: pip install 'stream-recommender[plots]'") from error
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    figure.suptitle(title)
+    figure, axes = _figure(title)
     sizes = [p.bytes / 1024 for p in found.points]
-    for axis, name in zip(figure.subplots(1, 2), ("logloss", "auc"), strict=True):
+    for axis, name in zip(axes, ("logloss", "auc"), strict=True):
         values = [getattr(p.quality, name) for p in found.points]
         axis.plot(sizes, values, color="#8090a0", linewidth=1, zorder=1)
         for verdict, (marker, color) in _MARKS.items():
@@ -163,7 +201,7 @@ def plot(found: Curve, path: str | os.PathLike[str], title: str = "Size and qual
                 axis.scatter(x, y, marker=marker, color=color, label=verdict, zorder=2)
         axis.axhline(getattr(found.dense, name), color="black", linestyle=":", label="dense float32")
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 1 else f"{v:g}"))
+        axis.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}" if v >= 1 else f"{v:g}")
         axis.set_xlabel(f"artefact, KiB (dense: {found.dense_bytes / 1024:,.0f})")
         axis.set_ylabel({"logloss": "logloss, lower is better", "auc": "AUC, higher is better"}[name])
         axis.grid(alpha=0.25)
