@@ -310,7 +310,8 @@ def observe(view, users, rows, items, times_ms, weights, seeds, scratch, log):  
         log.gap[e] = gap_bucket(times_ms[e], user_last[u])
         log.length[e] = n
         h = min(n, WINDOW)
-        log_history[e, WINDOW - h :] = history[n - h :]
+        for x in range(h):
+            log_history[e, WINDOW - h + x] = history[n - h + x]
         user_last[u] = max(user_last[u], times_ms[e])
         if weights[e] == 0.0:
             continue
