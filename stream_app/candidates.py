@@ -158,7 +158,7 @@ def _point_at(  # type: ignore[no-untyped-def]
 @nb.njit(cache=True, nogil=True)
 def gather_served(neighbours, history, scratch):  # type: ignore[no-untyped-def]
     """Find items through the rows of a release; returns how many (`scratch.found`)."""
-    n_found, h, epoch = 0, len(history), scratch.epoch[0]
+    n_found, h, epoch = np.int64(0), len(history), scratch.epoch[0]  # a bare 0 compiles `_point_at` twice
     total, support, mark, found = scratch.total, scratch.support, scratch.mark, scratch.found
     items, scores, scale = neighbours.item, neighbours.score, neighbours.scale
     weight = np.float32(1.0)
@@ -174,7 +174,7 @@ def gather_served(neighbours, history, scratch):  # type: ignore[no-untyped-def]
 @nb.njit(cache=True, nogil=True)
 def gather_learned(graph, stats, history, scratch):  # type: ignore[no-untyped-def]
     """Find items through the learner's own rows, unpruned and exact; returns how many."""
-    n_found, h, epoch = 0, len(history), scratch.epoch[0]
+    n_found, h, epoch = np.int64(0), len(history), scratch.epoch[0]
     total, support, mark, found = scratch.total, scratch.support, scratch.mark, scratch.found
     starts, lengths, arena, weights = graph.start, graph.length, graph.item, graph.weight
     discount, count, met = stats.discount, stats.count, stats.met
@@ -250,7 +250,8 @@ def select(scratch, n_found, servable, pool, most):  # type: ignore[no-untyped-d
     n = 0
     if kept <= most:
         n = kept
-        chosen[:n] = found[:n]
+        for x in range(n):
+            chosen[x] = found[x]
     else:
         bar = kth_largest(values[:kept].copy(), most)
         for x in range(kept):

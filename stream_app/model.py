@@ -377,7 +377,7 @@ def _best(use: NDArray[np.float64], rows: NDArray[np.uint64], keep: int) -> NDAr
     return chosen
 
 
-def _closed_form(  # noqa: PLR0917
+def _closed_form(
     z: NDArray[np.float64], n: NDArray[np.float64], alpha: float, beta: float, l1: float, l2: float
 ) -> NDArray[np.float64]:
     """FTRL's weight, exactly as `_weight` computes it in the kernels."""

@@ -226,8 +226,8 @@ def _add_link(items, weights, starts, lengths, capacities, end, count, j, i, wei
             capacity = max(FIRST_ROW, 2 * length)
             to = end[0]
             end[0] += capacity
-            items[to : to + length] = items[start : start + length]
-            weights[to : to + length] = weights[start : start + length]
+            for k in range(length):  # a slice would be as fast, and compile numba's text formatting too
+                items[to + k], weights[to + k] = items[start + k], weights[start + k]
             starts[j], capacities[j] = to, capacity
             start = to
         else:

@@ -351,7 +351,8 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
             _offer(users, u, shown, requests[e])
             continue
         h = min(n, WINDOW)
-        log_history[e, WINDOW - h :] = history[n - h :]
+        for x in range(h):
+            log_history[e, WINDOW - h + x] = history[n - h + x]
         if kinds[e] != DISLIKED and weights[e] <= 0.0:
             continue
         place = n - 1
