@@ -220,6 +220,24 @@ def kth_largest(values, k):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
+def _add_pool(scratch, servable, pool, chosen, n):  # type: ignore[no-untyped-def]
+    """Put what may be shown of `pool` behind the `n` chosen items; returns how many there are now."""
+    epoch, taken, total = scratch.epoch[0], scratch.taken, scratch.total
+    mark, support = scratch.mark, scratch.support
+    for x in range(len(pool)):
+        i = pool[x]
+        if taken[i] != epoch and servable[i]:
+            taken[i] = epoch
+            if mark[i] != epoch:  # as in `clear_item`
+                mark[i] = epoch
+                total[i, 0], total[i, 1], total[i, 2], total[i, 3] = 0.0, 0.0, 0.0, 0.0
+                support[i] = 0
+            chosen[n] = i
+            n += 1
+    return n
+
+
+@nb.njit(cache=True, nogil=True)
 def select(scratch, n_found, servable, pool, most):  # type: ignore[no-untyped-def]
     """Choose the `most` found items with the best decayed sum, then all of `pool`.
 
@@ -237,7 +255,6 @@ def select(scratch, n_found, servable, pool, most):  # type: ignore[no-untyped-d
     Item numbers, int32 (c,), c ≤ most + p.
     """
     epoch, found, taken, total = scratch.epoch[0], scratch.found, scratch.taken, scratch.total
-    mark, support = scratch.mark, scratch.support
     kept = 0
     values = np.empty(n_found, np.float32)
     for x in range(n_found):
@@ -264,14 +281,4 @@ def select(scratch, n_found, servable, pool, most):  # type: ignore[no-untyped-d
                 n += 1
     for x in range(n):
         taken[chosen[x]] = epoch
-    for x in range(len(pool)):
-        i = pool[x]
-        if taken[i] != epoch and servable[i]:
-            taken[i] = epoch
-            if mark[i] != epoch:  # as in `clear_item`
-                mark[i] = epoch
-                total[i, 0], total[i, 1], total[i, 2], total[i, 3] = 0.0, 0.0, 0.0, 0.0
-                support[i] = 0
-            chosen[n] = i
-            n += 1
-    return chosen[:n]
+    return chosen[: _add_pool(scratch, servable, pool, chosen, n)]
