@@ -62,6 +62,7 @@ def make_app(
         value_serializer="raw",
         key_serializer="raw",
         broker_commit_every=1,
+        consumer_auto_offset_reset="latest",  # a new group does not carry out yesterday's commands
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=settings.session_timeout_s / 10,
         # There is one learner; after a crash it has its place in the group back at once.

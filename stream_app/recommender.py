@@ -330,8 +330,9 @@ class Recommender:
     # Lists
 
     def lists(self, user_ids: Sequence[str], times_ms: Mapping[str, int] | None = None) -> Lists:
-        """The lists of users in memory as of now."""
+        """The lists of users in memory as of now; their times are those of the last events, unless given."""
         rows = self.users.rows_of(user_ids)
+        last_ms = dict(zip(user_ids, self.users.users.last_ms[rows].tolist(), strict=True))
         items, scores, counts = self.top(rows, np.full(len(rows), LIST_GAP, np.uint8), self.k)
         self.users.remember_lists(rows, items)
         name = self.items.ids.__getitem__
@@ -341,7 +342,7 @@ class Recommender:
             items=[[*map(name, row[:n])] for row, n in zip(items.tolist(), ends, strict=True)],
             scores=[row[:n] for row, n in zip(scores.tolist(), ends, strict=True)],
             personal=(self.users.users.length[rows] > 0).tolist(),
-            times_ms=np.array([(times_ms or {}).get(user_id, -1) for user_id in user_ids], np.int64),
+            times_ms=np.array([*(last_ms | dict(times_ms or {})).values()], np.int64),
         )
 
     def holding(self, item_ids: Iterable[str]) -> list[str]:

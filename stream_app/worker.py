@@ -32,6 +32,7 @@ from stream_app.transport import Connection, EventSource, LogReader, OutMessage,
 
 POLL_S = 0.1
 COMMIT_S = 0.25
+RENEWED = 1_000  # lists made again per turn after a new release
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -108,6 +109,7 @@ class Worker(Service):
         self._batch = asyncio.Lock()  # held while a batch is under way
         self._done: dict[int, int] = {}  # partition → next offset to commit
         self._effect: asyncio.Task[None] | None = None  # of the last batch
+        self._outdated: list[str] = []  # users whose lists are of another release
         self._overlays = 0  # overlays applied over the release
         self._publication: bytes | None = None  # the list of overlays that they come from
         self._examples_partitions = 1
@@ -173,6 +175,7 @@ class Worker(Service):
                 handled += len(records)
             if not handled:
                 await self._settle()
+            await self._renew()
             if self._done and time.monotonic() - self._last_commit >= COMMIT_S:
                 await self._commit()
             return handled
@@ -311,6 +314,20 @@ class Worker(Service):
         if gone:
             await self._withdraw(gone)
 
+    async def _renew(self) -> None:
+        """After a new release or a rollback, make the lists of the users in memory again, some at a turn.
+
+        Nobody reads a list of a model that is no longer served for longer than this takes.
+        """
+        users = self.recommender.users
+        some, self._outdated = self._outdated[:RENEWED], self._outdated[RENEWED:]
+        some = [user_id for user_id in some if user_id in users]
+        if some:
+            await self._settle()
+            lists = self._as_json(await asyncio.to_thread(self.recommender.lists, some))
+            await self._try(lambda: self.store.write(lists, []), "renewing lists")
+            self.metrics.lists.inc(len(some))
+
     async def _withdraw(self, gone: set[str]) -> None:
         """Make the lists again in which an item stands that may no longer be shown."""
         recommender = self.recommender
@@ -334,6 +351,7 @@ class Worker(Service):
                 model.load(await asyncio.to_thread(Release.from_bytes, data), version)
                 self._overlays, self._publication = 0, None
                 self.metrics.releases.inc()
+                self._outdated = self.recommender.users.in_memory()
                 self.log.info("serving release %s", version)
             found, overlays = await self.store.read_overlays(version, self._overlays, self._publication)
             if found != self._publication:

@@ -21,6 +21,7 @@ class Log:
     """What happened, in order, and the gate that writes wait at."""
 
     steps: list[str] = field(default_factory=list)
+    lists: list[str] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -60,6 +61,7 @@ class Store:
 
     async def write(self, lists: Iterable[Any], states: Iterable[tuple[str, bytes]]) -> None:
         states = dict(states)
+        self.log.lists += [user_id for user_id, _ in lists]
         self.log.steps.append(f"write {','.join(states)}")
         await self.log.gate.wait()
         self.states |= states
@@ -129,3 +131,18 @@ async def test_an_effect_that_fails_ends_the_worker(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ZeroDivisionError):
         await worker.step()
     assert not any(step.startswith("commit") for step in log.steps)
+
+
+async def test_a_new_release_renews_the_lists_of_users_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their lists are made again turn by turn, with the model that is served now, and states stay as they are."""
+    worker, log = make_worker(monkeypatch, [])
+    monkeypatch.setattr("stream_app.worker.RENEWED", 2)
+    for user in ("u1", "u2", "u3"):
+        worker.recommender.users.load(user, None)
+    worker._outdated = worker.recommender.users.in_memory()
+    worker.recommender.users.forget("u2")
+    log.gate.set()
+    await worker.step()
+    await worker.step()
+    assert worker._outdated == []
+    assert log.lists == ["u1", "u3"] and not [s for s in log.steps if s.startswith("write u")]
