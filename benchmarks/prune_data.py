@@ -60,13 +60,13 @@ class Stream:
 
     def only(self, artefact: Artefact) -> Stream:
         """The same events with the features that an artefact has kept."""
-        return self._select(artefact.lookup(self.keys) != 0)
+        return self.select(artefact.lookup(self.keys) != 0)
 
     def without(self, fields: set[int]) -> Stream:
         """The same events without the tokens of some fields."""
-        return self._select(~np.isin(self.keys >> np.uint64(48), np.array(sorted(fields), np.uint64)))
+        return self.select(~np.isin(self.keys >> np.uint64(48), np.array(sorted(fields), np.uint64)))
 
-    def _select(self, keep: NDArray[np.bool_]) -> Stream:
+    def select(self, keep: NDArray[np.bool_]) -> Stream:
         ends = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
         return Stream(self.keys[keep], ends, self.y, self.names, self.floor)
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stream_app.baselines import BASELINES
 from stream_app.evaluation import evaluate
+from stream_app.evaluation.baselines import BASELINES
+from stream_app.evaluation.judging import MODELS
 from stream_app.formats import read
-from stream_app.online import OnlineRecommender
-from stream_app.protocols import Recommender
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
@@ -60,12 +61,8 @@ def run() -> dict[str, Any]:
 
 
 def _evaluate(path: Path) -> dict[str, Any]:
-    models: dict[str, Recommender] = {
-        "ours": OnlineRecommender(compress=False),
-        "ours_compressed": OnlineRecommender(compress=True),
-        **{name: make() for name, make in BASELINES.items()},
-    }
-    found = evaluate(read(path), models).to_json_object()
+    models = {name: make() for name, make in {**MODELS, **BASELINES}.items()}
+    found = evaluate(read(path), models, progress=_tell).to_json_object()
     return {
         **{
             name: found[name]
@@ -73,6 +70,11 @@ def _evaluate(path: Path) -> dict[str, Any]:
         },
         "models": {name: _kept(model) for name, model in found["models"].items()},
     }
+
+
+def _tell(name: str, done: int, n: int) -> None:
+    if done == 0:
+        print(f"{name}: {n:,} records", file=sys.stderr, flush=True)
 
 
 def _kept(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,12 +135,11 @@ def _cell(key: str, value: float | None) -> str:
 def with_tables(text: str, results: Mapping[str, Any]) -> str:
     """The text with the table of every data set between its two markers."""
     for name, result in results.items():
-        start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
-        before, found, rest = text.partition(start)
-        _, ended, after = rest.partition(end)
-        if not found or not ended:
-            raise ValueError(f"{DOCS.name} has no place for {name}: write {start} and {end}")
-        text = f"{before}{start}\n{markdown(result)}\n{end}{after}"
+        place = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+        if not place.search(text):
+            raise ValueError(f"{DOCS.name} has no place for {name}: write <!-- {name}:begin --> and …:end")
+        table = markdown(result)
+        text = place.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
     return text
 
 

@@ -6,11 +6,11 @@
                         weights     pruners         quantization  artefact    guard                     ledger
                                     └──────────────── agent: PruningAgent drives them ─────────────────┘
 
-    which weights    pruners · importance (fields) · fisher (curvature, rank) · schedules
-    River models     tables (where weights live) · inplace (prune_model) · online (wrappers) · optim (FTRL)
-    while training   admission (which features enter) · proximal (L1, group lasso, dropout) · binning
-    is it good       evaluation (measures, curve, picture) · guard · sequential (anytime-valid statistics)
-    bytes            tokens (features as numbers) · envelope (sealed files) · transport · simd · errors
+    which weights    pruners · importance (fields) · fisher (curvature, rank) · schedules River models
+    tables (where weights live) · inplace (prune_model) · online (wrappers) · optim (FTRL) while training
+    admission (which features enter) · proximal (L1, group lasso, dropout) · binning is it good       examples
+    · evaluation · curves (size/quality) · guard · sequential (anytime-valid) bytes            tokens
+    (features as numbers) · fingerprints (the served table) · simd · envelope · transport
 
 Examples
 --------
@@ -29,6 +29,7 @@ from pruning.admission import AdmissionFilter
 from pruning.agent import Proposal, PruneReport, PruningAgent
 from pruning.artefact import Artefact, KernelArgs, lookup_one, prefetch_one
 from pruning.binning import QuantileBins
+from pruning.curves import Curve, CurvePoint, curve, plot, plot_history
 from pruning.errors import (
     ArtefactError,
     CapacityError,
@@ -42,19 +43,8 @@ from pruning.errors import (
     PruningError,
     UnsupportedModelError,
 )
-from pruning.evaluation import (
-    Curve,
-    CurvePoint,
-    Examples,
-    Quality,
-    auc,
-    curve,
-    evaluate,
-    plot,
-    progressive,
-    quality,
-    top_k_overlap,
-)
+from pruning.evaluation import Quality, auc, evaluate, quality, top_k_overlap
+from pruning.examples import EncodedLearner, Examples, progressive
 from pruning.fisher import FisherTracker, RankPruner
 from pruning.guard import Guard, GuardDecision, Shadow
 from pruning.importance import FieldImportance, FieldSelection, field_contributions, log_loss, select_fields
@@ -98,6 +88,7 @@ __all__ = [
     "DecisionRecord",
     "DualThresholdPruner",
     "EmptyModelError",
+    "EncodedLearner",
     "Examples",
     "Exponential",
     "FTRLProximal",
@@ -150,6 +141,7 @@ __all__ = [
     "log_loss",
     "lookup_one",
     "plot",
+    "plot_history",
     "prefetch_one",
     "progressive",
     "prune_model",

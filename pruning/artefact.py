@@ -1,62 +1,37 @@
 """A release: pruned, quantized weights as one immutable, content-hashed, memory-mappable value.
 
-The int8 layout is a fingerprint table of cache lines. A feature costs 3.5 bytes and its lookup, found
-or not, reads one line in most cases::
-
-    64-byte line:  21 fingerprints uint16 · 21 weights int8 · 8 overflow bits
-
-A token's hash names its home line, a 16-bit fingerprint and one of the overflow bits. Where the home line
-is full, the feature moves to a line named by the hash of its hash and sets that bit on the way, so that a
-lookup goes on only where it may succeed. The served weight is the code times the scale of the token's field;
-a token of a field without a scale is 0 without touching the table.
-
-Two features share a fingerprint with probability about 3·10⁻⁴: then the larger weight is served for both, and
-`shared` counts them. A token that was pruned reads a stranger's weight with the same probability.
-
-Weights that are not int8 (`Float32`, `FixedPoint`) lie in an exact open-addressing table of 12 bytes a slot.
+The table inside is `pruning.fingerprints`: int8 weights cost 3.5 bytes a feature, its key included.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from pruning import envelope
 from pruning.errors import NonFiniteError, ParameterError
+from pruning.fingerprints import (
+    KernelArgs,
+    kernel_args,
+    lookup_many,
+    lookup_one,
+    pack_lines,
+    pack_wide,
+    prefetch_one,
+    score_many,
+)
 from pruning.quantization import Int8, Quantizer
-from pruning.simd import lowest_bit, match_line, prefetch
 from pruning.tokens import encode
 from pruning.weights import Snapshot
 
 _MAGIC = b"RECSPRUN"
 _FORMAT = 1
-_SLOTS = 21  # fingerprints in a line
-_WEIGHTS = 42  # where the weights of a line begin
-_OVERFLOW = 63  # where its overflow bits are
-_LOAD = 0.88  # of the slots: a miss then reads 1.13 lines; at .94 it is 1.31 for 6 % less memory
-_AHEAD = 16  # tokens whose lines are on their way while one is scored
-_M1 = 0x9E3779B97F4A7C15
-_M2 = 0xD6E8FEB86659FD93
 
-
-class KernelArgs(NamedTuple):
-    """The arrays compiled kernels read: hand them to `lookup_one`.
-
-    Exactly one of `lines` and `wide_keys` has entries.
-    """
-
-    lines: NDArray[np.uint8]  # (L, 64)
-    fingerprints: NDArray[np.uint16]  # (L, 32): the same memory
-    fields: NDArray[np.int32]  # (power of two,): open addressing, −1 is free
-    scales: NDArray[np.float32]  # one per entry of fields
-    wide_keys: NDArray[np.uint64]  # (power of two,): open addressing, 0 is free
-    wide_weights: NDArray[np.float32]
+__all__ = ["Artefact", "KernelArgs", "lookup_one", "prefetch_one"]
 
 
 class Artefact:
@@ -87,14 +62,7 @@ class Artefact:
         self.step: int = meta["step"]
         self.shared: int = meta["shared"]
         self._n: int = meta["n"]
-        self.kernel_args = KernelArgs(
-            arrays["lines"],
-            arrays["lines"].view(np.uint16),
-            arrays["fields"],
-            arrays["scales"],
-            arrays["wide_keys"],
-            arrays["wide_weights"],
-        )
+        self.kernel_args: KernelArgs = kernel_args(arrays)
 
     @classmethod
     def build(
@@ -134,11 +102,11 @@ class Artefact:
             raise NonFiniteError("a weight is too large for single precision")
         order = np.lexsort((keys, -np.abs(served)))
         order = order[served[order] != 0]
-        arrays, shared = (
-            _pack_lines(keys[order], field[order], np.asarray(quantized.codes[order], np.int8), quantized)
-            if quantized.codes.dtype == np.int8
-            else _pack_wide(keys[order], served[order])
-        )
+        if quantized.codes.dtype == np.int8:
+            codes = np.asarray(quantized.codes[order], np.int8)
+            arrays, shared = pack_lines(keys[order], codes, quantized.fields, quantized.scales)
+        else:
+            arrays, shared = pack_wide(keys[order], served[order]), 0
         meta = {
             "metadata": dict(metadata or {}),
             "quantizer": repr(quantizer),
@@ -171,7 +139,7 @@ class Artefact:
         """The served weights of tokens, float32 (n,); 0 for a token that was pruned or never seen."""
         keys = np.ascontiguousarray(keys, np.uint64)
         out = np.empty(len(keys), np.float32)
-        _lookup_many(self.kernel_args, keys, out)
+        lookup_many(self.kernel_args, keys, out)
         return out
 
     def score_many(
@@ -189,7 +157,7 @@ class Artefact:
                 f"indptr does not cut {len(keys)} keys and {len(values)} values into candidates"
             )
         out = np.empty(len(indptr) - 1, np.float64)
-        _score_many(self.kernel_args, self.intercept, keys, values, indptr, out)
+        score_many(self.kernel_args, self.intercept, keys, values, indptr, out)
         return out
 
     def contributions(self, x: Mapping[Hashable, Any]) -> dict[Hashable, float]:
@@ -210,218 +178,3 @@ class Artefact:
 
     def __repr__(self) -> str:
         return f"<Artefact {self.version}: {self._n:,} features, {self.nbytes:,} bytes, {self.quantizer}>"
-
-
-# Building
-
-
-def _pack_lines(
-    keys: NDArray[np.uint64], field: NDArray[np.uint16], codes: NDArray[np.int8], quantized: Any
-) -> tuple[envelope.Arrays, int]:
-    lines = np.zeros((max(1, math.ceil(len(keys) / (_SLOTS * _LOAD))), 64), np.uint8)
-    shared = int(_fill(lines, lines.view(np.uint16), keys, codes))
-    present = np.unique(field)
-    size = 16
-    while size < 8 * len(present):  # sparse, so that the search never branches wrongly
-        size *= 2
-    fields = np.full(size, -1, np.int32)
-    scales = np.zeros(size, np.float32)
-    own = quantized.scales[np.searchsorted(quantized.fields, present)] if len(quantized.fields) else None
-    for i, number in enumerate(present.tolist()):
-        slot = number & (size - 1)
-        while fields[slot] >= 0:
-            slot = (slot + 1) & (size - 1)
-        fields[slot] = number
-        scales[slot] = quantized.scales[0] if own is None else own[i]
-    return _arrays(lines=lines, fields=fields, scales=scales), shared
-
-
-def _pack_wide(keys: NDArray[np.uint64], weights: NDArray[np.float32]) -> tuple[envelope.Arrays, int]:
-    size = 16
-    while size * 3 < len(keys) * 4:
-        size *= 2
-    wide_keys, wide_weights = np.zeros(size, np.uint64), np.zeros(size, np.float32)
-    _fill_wide(wide_keys, wide_weights, keys, weights)
-    return _arrays(wide_keys=wide_keys, wide_weights=wide_weights), 0
-
-
-def _arrays(**given: NDArray[Any]) -> envelope.Arrays:
-    empty: envelope.Arrays = {
-        "lines": np.empty((0, 64), np.uint8),
-        "fields": np.empty(0, np.int32),
-        "scales": np.empty(0, np.float32),
-        "wide_keys": np.empty(0, np.uint64),
-        "wide_weights": np.empty(0, np.float32),
-    }
-    return empty | given
-
-
-# Kernels
-
-
-@nb.njit(cache=True, nogil=True, inline="always")
-def _hash(key):  # type: ignore[no-untyped-def]
-    h = key * np.uint64(_M1)
-    h = (h ^ (h >> np.uint64(32))) * np.uint64(_M2)
-    return h ^ (h >> np.uint64(32))
-
-
-@nb.njit(cache=True, nogil=True, inline="always")
-def _home(h, n):  # type: ignore[no-untyped-def]
-    return ((h >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)
-
-
-@nb.njit(cache=True, nogil=True, inline="always")
-def _overflow_bit(h):  # type: ignore[no-untyped-def]
-    return np.uint8(np.uint64(1) << ((h >> np.uint64(16)) & np.uint64(7)))
-
-
-@nb.njit(cache=True, nogil=True, inline="always")
-def _fingerprint(h):  # type: ignore[no-untyped-def]
-    f = h & np.uint64(0xFFFF)
-    return np.uint16(f | np.uint64(f == np.uint64(0)))
-
-
-@nb.njit(cache=True, nogil=True)
-def _fill(lines, fingerprints, keys, codes):  # type: ignore[no-untyped-def]
-    """Place features in order; count those whose fingerprint an earlier one has on their way."""
-    shared = 0
-    for k in range(len(keys)):
-        h = _hash(keys[k])
-        wanted = _fingerprint(h)
-        while True:
-            line = _home(h, len(lines))
-            if match_line(fingerprints, line, wanted):
-                shared += 1
-                break
-            free = match_line(fingerprints, line, np.uint16(0))
-            if free:
-                slot = lowest_bit(free)
-                fingerprints[line, slot] = wanted
-                lines[line, _WEIGHTS + slot] = np.uint8(codes[k])
-                break
-            lines[line, _OVERFLOW] |= _overflow_bit(h)
-            h = _hash(h)
-    return shared
-
-
-@nb.njit(cache=True, nogil=True)
-def _fill_wide(table, weights, keys, new):  # type: ignore[no-untyped-def]
-    mask = np.uint64(len(table) - 1)
-    for k in range(len(keys)):
-        slot = _hash(keys[k]) & mask
-        while table[slot] != 0:
-            slot = (slot + np.uint64(1)) & mask
-        table[slot] = keys[k]
-        weights[slot] = new[k]
-
-
-@nb.njit(cache=True, nogil=True, inline="always")
-def lookup_one(args, key):  # type: ignore[no-untyped-def]
-    """The served weight of a token, float32; for compiled code, `args` is `Artefact.kernel_args`."""
-    if len(args.wide_keys):
-        mask = np.uint64(len(args.wide_keys) - 1)
-        slot = _hash(key) & mask
-        while args.wide_keys[slot] != 0:
-            if args.wide_keys[slot] == key:
-                return args.wide_weights[slot]
-            slot = (slot + np.uint64(1)) & mask
-        return np.float32(0.0)
-    at = _scale_of(args, key)
-    return _lookup_hashed(args, _hash(key), at) if at >= 0 else np.float32(0.0)
-
-
-@nb.njit(cache=True, nogil=True, inline="always")
-def prefetch_one(args, key):  # type: ignore[no-untyped-def]
-    """Ask for the memory that `lookup_one` will read: call it some tokens ahead."""
-    if len(args.lines):
-        prefetch(args.lines, _home(_hash(key), len(args.lines)))
-
-
-@nb.njit(cache=True, nogil=True, inline="always")
-def _scale_of(args, key):  # type: ignore[no-untyped-def]
-    """Where the scale of the token's field is, or −1 when no feature of the field is left."""
-    field = np.int32(key >> np.uint64(48))
-    few = np.int32(len(args.fields) - 1)
-    at = field & few
-    while args.fields[at] != field:
-        if args.fields[at] < 0:
-            return np.int32(-1)
-        at = (at + np.int32(1)) & few
-    return at
-
-
-@nb.njit(cache=True, nogil=True, inline="always")
-def _lookup_hashed(args, h, at):  # type: ignore[no-untyped-def]
-    """Found or not is a multiplication, not a branch: which tokens were pruned cannot be foreseen."""
-    wanted = _fingerprint(h)
-    while True:
-        line = _home(h, len(args.lines))
-        found = match_line(args.fingerprints, line, wanted)
-        slot = lowest_bit(found | np.int32(1 << _SLOTS))  # one past the weights where nothing was found
-        code = np.int32(np.int8(args.lines[line, _WEIGHTS + slot])) * np.int32(found != 0)
-        # "Not found, and the overflow bit is set" as one comparison: the compiler would split an `and`.
-        if np.int32(args.lines[line, _OVERFLOW] & _overflow_bit(h)) <= found << np.int32(8):
-            return np.float32(code) * args.scales[at]
-        h = _hash(h)
-
-
-@nb.njit(cache=True, nogil=True)
-def _lookup_many(args, keys, out):  # type: ignore[no-untyped-def]
-    for i in range(len(keys)):
-        out[i] = lookup_one(args, keys[i])
-
-
-@nb.njit(cache=True, nogil=True)
-def _score_many(args, intercept, keys, values, indptr, out):  # type: ignore[no-untyped-def]
-    """Ask for the line of a token sixteen tokens before it is read: the memory works in parallel."""
-    n_lines, n = len(args.lines), len(keys)
-    ring = np.empty(_AHEAD, np.uint64)  # hashes of the next tokens
-    if n_lines:
-        for j in range(min(_AHEAD, n)):
-            ring[j] = h = _hash(keys[j])
-            prefetch(args.lines, _home(h, n_lines))
-    for i in range(len(out)):
-        logit = intercept
-        for j in range(indptr[i], indptr[i + 1]):
-            if n_lines:
-                h = ring[j % _AHEAD]
-                if j + _AHEAD < n:
-                    ring[j % _AHEAD] = ahead = _hash(keys[j + _AHEAD])
-                    prefetch(args.lines, _home(ahead, n_lines))
-                at = _scale_of(args, keys[j])
-                if at >= 0:
-                    logit += _lookup_hashed(args, h, at) * values[j]
-            else:
-                logit += lookup_one(args, keys[j]) * values[j]
-        out[i] = logit
-
-
-def reference_lookup(artefact: Artefact, key: int) -> float:
-    """The int8 lookup in plain Python, to read and to check the kernel against.
-
-    >>> snapshot = Snapshot(np.array([(7 << 48) + 1], np.uint64), np.array([.5]), np.ones(1))
-    >>> round(reference_lookup(Artefact.build(snapshot), (7 << 48) + 1), 6)
-    0.5
-    """
-    args, word = artefact.kernel_args, (1 << 64) - 1
-
-    def scramble(h: int) -> int:
-        h = h * _M1 & word
-        h = (h ^ h >> 32) * _M2 & word
-        return h ^ h >> 32
-
-    scales = {int(f): float(s) for f, s in zip(args.fields, args.scales, strict=True) if f >= 0}
-    if key >> 48 not in scales:
-        return 0.0
-    h = scramble(key)
-    wanted = h & 0xFFFF or 1
-    while True:
-        line = (h >> 32) * len(args.lines) >> 32
-        held = args.fingerprints[line, :_SLOTS].tolist()
-        if wanted in held:
-            code = args.lines[line, _WEIGHTS + held.index(wanted)].astype(np.int8)
-            return float(np.float32(code) * np.float32(scales[key >> 48]))
-        if not args.lines[line, _OVERFLOW] >> (h >> 16 & 7) & 1:
-            return 0.0
-        h = scramble(h)

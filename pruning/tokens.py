@@ -46,7 +46,9 @@ def token(field: str, value: str) -> int:
     >>> token("genre", "drama") >> VALUE_BITS == field_id("genre")
     True
     """
-    digest = int.from_bytes(blake2b(value.encode("utf-8", "surrogatepass"), digest_size=6).digest(), "little")
+    # The field once more: its 16 bits collide now and then.
+    text = f"{field}={value}".encode("utf-8", "surrogatepass")
+    digest = int.from_bytes(blake2b(text, digest_size=6).digest(), "little")
     return (field_id(field) << VALUE_BITS) | (digest or 1)
 
 
@@ -67,7 +69,6 @@ def cross(field: np.uint64, a: np.uint64, b: np.uint64) -> np.uint64:
     return (np.uint64(field) << np.uint64(48)) | (value | np.uint64(value == np.uint64(0)))
 
 
-@functools.lru_cache(maxsize=1 << 17)
 def feature_token(key: Hashable) -> int:
     """The token of a feature name as River models use them: text, number or tuple.
 
@@ -87,8 +88,7 @@ def feature_token(key: Hashable) -> int:
     True
     """
     if isinstance(key, str):
-        field, _, value = key.partition("=")
-        return token(field, value)
+        return _name_token(key)
     if isinstance(key, int | np.integer) and int(key) >= 1 << VALUE_BITS and int(key) < 1 << 64:
         return int(key)
     if isinstance(key, tuple) and key:
@@ -96,7 +96,14 @@ def feature_token(key: Hashable) -> int:
     return token(type(key).__name__, repr(key))
 
 
+# Only texts are remembered: 1, 1.0 and True are one key to a cache and three features to us.
 @functools.lru_cache(maxsize=1 << 17)
+def _name_token(name: str) -> int:
+    field, _, value = name.partition("=")
+    return token(field, value)
+
+
+@functools.lru_cache(maxsize=1 << 17, typed=True)
 def _text_token(key: Hashable, value: str) -> int:
     return token(key if isinstance(key, str) else str(key), value)
 

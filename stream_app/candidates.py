@@ -30,6 +30,11 @@ class Scratch(NamedTuple):
     counted: NDArray[np.int32]  # (1,) epoch whose history's tokens were counted
     token_mark: NDArray[np.int32]  # (v,) epoch in which the token was met in the history
     token_count: NDArray[np.float32]  # (v,) how often
+    taste_mark: NDArray[np.int32]  # (v,) epoch in which the token was met in what the user was offered
+    taste_shown: NDArray[np.float32]  # (v,) how often
+    taste: NDArray[np.float32]  # (v,) how many of those the user took beyond what was to be expected
+    offer_mark: NDArray[np.int32]  # (n,) epoch in which the item was met there
+    offer_taken: NDArray[np.uint8]  # (n,) whether the user took it
     cross_mark: NDArray[np.int32]  # (v,) epoch in which the token's crosses with the user were summed up
     cross: NDArray[np.float32]  # (v,) that sum
 
@@ -46,6 +51,11 @@ def new_scratch(n: int, v: int) -> Scratch:
         counted=np.full(1, -1, np.int32),
         token_mark=np.full(v, -1, np.int32),
         token_count=np.zeros(v, np.float32),
+        taste_mark=np.full(v, -1, np.int32),
+        taste_shown=np.zeros(v, np.float32),
+        taste=np.zeros(v, np.float32),
+        offer_mark=np.full(n, -1, np.int32),
+        offer_taken=np.zeros(n, np.uint8),
         cross_mark=np.full(v, -1, np.int32),
         cross=np.zeros(v, np.float32),
     )
@@ -60,10 +70,48 @@ def start_user(scratch, excluded):  # type: ignore[no-untyped-def]
         scratch.counted[:] = -1
         scratch.token_mark[:] = -1
         scratch.cross_mark[:] = -1
+        scratch.taste_mark[:] = -1
+        scratch.offer_mark[:] = -1
         scratch.epoch[0] = 0
     scratch.epoch[0] += 1
     for x in range(len(excluded)):
         scratch.taken[excluded[x]] = scratch.epoch[0]
+
+
+@nb.njit(cache=True, nogil=True)
+def recall_offers(scratch, offered, taken, item_tokens, stats):  # type: ignore[no-untyped-def]
+    """Sum up, per token, how the user answered offers: what was taken beyond what was to be expected.
+
+    The share of an item that is to be expected follows its rate, scaled so that the user's sum is right.
+
+    Parameters
+    ----------
+    offered, taken
+        Items that the user was offered, int32 (o,), and whether each was taken, uint8 (o,).
+    item_tokens
+        Token numbers, int32 (n, ITEM_TOKENS).
+    """
+    epoch, rate = scratch.epoch[0], stats.rate
+    mark, shown, taste = scratch.taste_mark, scratch.taste_shown, scratch.taste
+    offer_mark, offer_taken = scratch.offer_mark, scratch.offer_taken
+    usual, total = np.float32(0.0), np.float32(0.0)
+    for x in range(len(offered)):
+        usual += np.exp(rate[offered[x]])
+        total += taken[x]
+    for x in range(len(offered)):
+        i = offered[x]
+        if offer_mark[i] != epoch:
+            offer_mark[i], offer_taken[i] = epoch, 0
+        offer_taken[i] = max(offer_taken[i], taken[x])
+        excess = np.float32(taken[x]) - np.exp(rate[i]) * total / usual
+        for t in range(1, item_tokens.shape[1]):
+            key = item_tokens[i, t]
+            if key < 0:
+                break
+            if mark[key] != epoch:
+                mark[key], shown[key], taste[key] = epoch, 0.0, 0.0
+            shown[key] += 1.0
+            taste[key] += excess
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
@@ -172,6 +220,24 @@ def kth_largest(values, k):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
+def _add_pool(scratch, servable, pool, chosen, n):  # type: ignore[no-untyped-def]
+    """Put what may be shown of `pool` behind the `n` chosen items; returns how many there are now."""
+    epoch, taken, total = scratch.epoch[0], scratch.taken, scratch.total
+    mark, support = scratch.mark, scratch.support
+    for x in range(len(pool)):
+        i = pool[x]
+        if taken[i] != epoch and servable[i]:
+            taken[i] = epoch
+            if mark[i] != epoch:  # as in `clear_item`
+                mark[i] = epoch
+                total[i, 0], total[i, 1], total[i, 2], total[i, 3] = 0.0, 0.0, 0.0, 0.0
+                support[i] = 0
+            chosen[n] = i
+            n += 1
+    return n
+
+
+@nb.njit(cache=True, nogil=True)
 def select(scratch, n_found, servable, pool, most):  # type: ignore[no-untyped-def]
     """Choose the `most` found items with the best decayed sum, then all of `pool`.
 
@@ -189,7 +255,6 @@ def select(scratch, n_found, servable, pool, most):  # type: ignore[no-untyped-d
     Item numbers, int32 (c,), c ≤ most + p.
     """
     epoch, found, taken, total = scratch.epoch[0], scratch.found, scratch.taken, scratch.total
-    mark, support = scratch.mark, scratch.support
     kept = 0
     values = np.empty(n_found, np.float32)
     for x in range(n_found):
@@ -211,14 +276,4 @@ def select(scratch, n_found, servable, pool, most):  # type: ignore[no-untyped-d
             n += 1
     for x in range(n):
         taken[chosen[x]] = epoch
-    for x in range(len(pool)):
-        i = pool[x]
-        if taken[i] != epoch and servable[i]:
-            taken[i] = epoch
-            if mark[i] != epoch:  # as in `clear_item`
-                mark[i] = epoch
-                total[i, 0], total[i, 1], total[i, 2], total[i, 3] = 0.0, 0.0, 0.0, 0.0
-                support[i] = 0
-            chosen[n] = i
-            n += 1
-    return chosen[:n]
+    return chosen[: _add_pool(scratch, servable, pool, chosen, n)]

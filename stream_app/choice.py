@@ -16,7 +16,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.records import Item, User
+from stream_app.events.records import Item, User
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -50,7 +50,7 @@ def options(
     for noisy in ("numba", "asyncio", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if not debug:
-        logging.getLogger("aiokafka").setLevel(logging.ERROR)  # its failures reach us as exceptions
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its failures reach us as exceptions
         for name in ("faust", "mode"):
             logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
@@ -187,7 +187,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """How good are the recommendations on a file of events? Test, then learn, baselines beside ours."""
-    from stream_app.judging import evaluate_file
+    from stream_app.evaluation.judging import evaluate_file
 
     with _Reading(file, format, columns, skip_bad, quiet=as_json, limit=limit) as reading:
         names = None if models is None else [name.strip() for name in models.split(",")]
@@ -233,7 +233,7 @@ def validate(file: Path, format: Format = "auto", columns: Columns = None, as_js
 def _validation_table(report: Any) -> Any:
     from rich.table import Table
 
-    from stream_app.records import iso_time
+    from stream_app.events.records import iso_time
 
     table = Table(title=f"{report.path} ({report.format})", show_header=False, title_justify="left")
     table.add_row(
@@ -364,6 +364,84 @@ def history(
             r.time or "", r.version, f"[{colour}]{r.verdict}[/]",
             f"{r.weights_before:,} → {r.weights_after:,}", f"{r.bytes_before:,} → {r.bytes_after:,}",
             r.reason,
+        )  # fmt: skip
+    Console(highlight=False).print(table)
+
+
+@prune.command("dry-run")
+def dry_run(
+    checkpoint: Annotated[Path | None, typer.Argument(help="of a learner; RECS_STATE_DIR's without")] = None,
+    amount: Annotated[float, typer.Option(min=0, max=0.999, help="share of the weights to leave out")] = 0.8,
+    as_json: AsJson = False,
+) -> None:
+    """What pruning a saved model would leave out, by field, and what that is predicted to cost."""
+    import dataclasses
+
+    from stream_app.config import load_settings
+    from stream_app.prune_reports import dry_run as report_on
+
+    report, names = report_on(checkpoint or load_settings().state_dir / "checkpoint", amount)
+    fields = report.by_field(names)
+    if as_json:
+        found = dataclasses.asdict(report) | {"fields": [dataclasses.asdict(field) for field in fields]}
+        print(json.dumps(found))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{report.weights_before:,} → {report.weights_after:,} weights, {report.bytes_before:,} → "
+        f"{report.bytes_after:,} bytes, predicted cost {report.predicted_cost:.2g} per pair",
+        title_justify="left",
+    )
+    for name in ("field", "weights", "kept", "predicted cost"):
+        table.add_column(name, justify="left" if name == "field" else "right")
+    for field in fields:
+        kept = f"{field.kept:,} ({field.kept / max(field.live, 1):.0%})"
+        table.add_row(field.field, f"{field.live:,}", kept, f"{field.predicted_cost:.2g}")
+    Console(highlight=False).print(table)
+
+
+@prune.command("curve")
+def size_curve(
+    file: Path,
+    format: Format = "auto",
+    columns: Columns = None,
+    skip_bad: SkipBad = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first so many events")] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="what the guard accepts")] = 2e-3,
+    plot: Annotated[Path | None, typer.Option(help="draw the curve into this PNG")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Size against quality on a file of events: learn the first 80 %, judge prunings on the rest."""
+    import dataclasses
+
+    from stream_app.prune_reports import size_quality_curve
+
+    with _Reading(file, format, columns, skip_bad, quiet=as_json, limit=limit) as reading:
+        found = size_quality_curve(reading.records(), tolerance=tolerance)
+    if plot is not None:
+        from pruning import plot as draw
+
+        draw(found, plot, f"Size and quality of the ranker on {file.name}")
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), default=float))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"dense: {found.dense_weights:,} weights, {found.dense_bytes:,} bytes, log loss "
+        f"{found.dense.logloss:.5f}, AUC {found.dense.auc:.5f}",
+        title_justify="left",
+    )
+    for name in ("kept", "weights", "bytes", "log loss", "AUC", "guard"):
+        table.add_column(name, justify="left" if name == "guard" else "right")
+    for point in found.points:
+        colour = {"promote": "green", "undecided": "yellow"}.get(point.decision.verdict, "red")
+        table.add_row(
+            f"{point.kept:.0%}", f"{point.weights:,}", f"{point.bytes:,}", f"{point.quality.logloss:.5f}",
+            f"{point.quality.auc:.5f}", f"[{colour}]{point.decision.verdict}[/]",
         )  # fmt: skip
     Console(highlight=False).print(table)
 

@@ -36,6 +36,7 @@ from stream_app.worker import topics
 
 CHUNK = 500  # events sent at once, and then checked against the lists that were there before
 AHEAD = 4_000  # events the shop may be ahead of the worker: the embedded broker forgets what is too old
+LOOKS = 25  # users per chunk whose waiting list is looked at
 CLICKS = 4
 SHOWN = 8  # places of the list
 
@@ -96,11 +97,13 @@ class Demo:
                 prune_first=1_500,
                 prune_interval=5_000,
                 guard_samples=800,
+                overlay_interval_s=0.2,  # a day of the shop passes in seconds
             )
             with self.console.status("compiling kernels (the first time only, about a minute)"):
                 await asyncio.to_thread(warm_up)
             async with System(settings, ["worker", "learner"]) as system:
-                sender = Sender(Connection.of(settings), linger_ms=2)
+                # The embedded broker answers a fetch with one batch: the fuller, the better.
+                sender = Sender(Connection.of(settings), linger_ms=20)
                 await sender.start()
                 try:
                     await self._describe(settings, sender)
@@ -177,16 +180,13 @@ class Demo:
         popular = await store.read_shared("popular")
         shown = {i["item_id"] for i in (popular or {"items": []})["items"]}
         users = system.services["worker"].recommender.users
-        asked: set[str] = set()
+        chosen: dict[str, str] = {}  # user → the first item chosen that is new to the user
         for event in events:
-            choices = feedback(event)
-            if not choices or event.user_id in asked or len(asked) == 25:
-                continue
-            asked.add(event.user_id)
-            item_id = choices[0][0]
-            if event.user_id in users and users.knows(event.user_id, item_id):
-                continue  # not new: it would not be recommended
-            found = await store.read_list(event.user_id)
+            for item_id, _ in feedback(event)[:1]:
+                new = event.user_id not in users or not users.knows(event.user_id, item_id)
+                if new and event.user_id not in chosen and len(chosen) < LOOKS:
+                    chosen[event.user_id] = item_id
+        for item_id, found in zip(chosen.values(), await store.read_lists(list(chosen)), strict=True):
             own = {i["item_id"] for i in found["items"]} if found else shown
             self.waiting.hits.append((item_id in own, item_id in shown))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,10 @@ from pruning.errors import PruningError
 from stream_app.errors import EventError
 
 _MAGIC = b"RECSEXMP"
-_FORMAT = 1
+_FORMAT = 2
+
+CHOSEN, LIKED, DISLIKED, SHOWN, TAKEN = range(5)
+"""What happened: an item was chosen, rated well, rated badly, shown in a list, or chosen out of one."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,19 @@ class ExampleBatch:
         Whole length of the history, int32 (e,).
     gap
         Bucket of the time since the user's last event, uint8 (e,).
+    kind
+        What happened, `CHOSEN` to `TAKEN`, uint8 (e,).
     weight
-        New feedback, float32 (e,); 0: the user met the item and did not like it.
+        New feedback, float32 (e,); 0 when it says nothing new.
     users
         Tokens of the user, uint64 (e, USER_TOKENS).
     item, count
-        The chosen item and the other candidates, int32 (e, 1 + NEGATIVES), of which `count` (e,) are filled.
+        The chosen item and the other candidates, or all items that were shown, int32 (e, 1 + NEGATIVES), of
+        which `count` (e,) are filled.
     numbers
         Their raw numbers, float32 (e, 1 + NEGATIVES, N_NUMBERS); half precision on the wire.
+    user_fields
+        Names of the attributes that users are described with: tokens do not tell them.
     """
 
     partition: int
@@ -59,34 +68,29 @@ class ExampleBatch:
     history: NDArray[np.int32]
     length: NDArray[np.int32]
     gap: NDArray[np.uint8]
+    kind: NDArray[np.uint8]
     weight: NDArray[np.float32]
     users: NDArray[np.uint64]
     item: NDArray[np.int32]
     count: NDArray[np.int32]
     numbers: NDArray[np.float32]
+    user_fields: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def rows(self, keep: NDArray[np.bool_]) -> ExampleBatch:
         """The examples where `keep` (e,) is true."""
-        columns = {
-            name: getattr(self, name)[keep]
-            for name in (
-                "offsets",
-                "times_ms",
-                "history",
-                "length",
-                "gap",
-                "weight",
-                "users",
-                "item",
-                "count",
-            )
-        }
-        return ExampleBatch(
-            partition=self.partition, ids=self.ids, keys=self.keys, numbers=self.numbers[keep], **columns
-        )
+        by_example = (
+            "offsets", "times_ms", "history", "length", "gap", "kind", "weight", "users", "item", "count",
+            "numbers",
+        )  # fmt: skip
+        return replace(self, **{name: getattr(self, name)[keep] for name in by_example})
+
+    @property
+    def is_ranked(self) -> NDArray[np.bool_]:
+        """Whether an example says that one item was preferred to others, (e,); only those have numbers."""
+        return _is_ranked(self.kind, self.count)
 
     def parts(self, most: int = 400) -> Iterator[ExampleBatch]:
         """The batch cut into messages of at most `most` examples; those of one event stay together."""
@@ -136,14 +140,15 @@ class ExampleBatch:
             "history_count": past.sum(axis=1, dtype=np.uint8),
             "length": self.length,
             "gap": self.gap,
+            "kind": self.kind,
             "weight": self.weight,
             "users": self.users,
             "item": self.item[filled],
             "count": self.count.astype(np.uint8),
-            "numbers": self.numbers[filled].astype(np.float16),
+            "numbers": self.numbers[filled & self.is_ranked[:, None]].astype(np.float16),
         }
         meta = {"partition": self.partition, "ids": self.ids, "width": list(self.numbers.shape[1:])}
-        meta["window"] = self.history.shape[1]
+        meta |= {"window": self.history.shape[1], "user_fields": self.user_fields}
         return seal(_MAGIC, _FORMAT, meta, arrays)
 
     @classmethod
@@ -159,6 +164,8 @@ class ExampleBatch:
             meta, arrays = unseal(data, _MAGIC, _FORMAT)
         except PruningError as error:
             raise EventError("value", f"is no batch of examples: {error}") from error
+        if not all(np.isfinite(arrays[name]).all() for name in ("numbers", "weight")):
+            raise EventError("value", "is a batch of examples with a number that is not finite")
         e = len(arrays["offsets"])
         width, n_numbers = meta["width"]
         filled = np.arange(width) < arrays["count"][:, None]
@@ -168,7 +175,8 @@ class ExampleBatch:
         item = np.full((e, width), -1, np.int32)
         item[filled] = arrays["item"]
         numbers = np.zeros((e, width, n_numbers), np.float32)
-        numbers[filled] = arrays["numbers"]
+        is_ranked = _is_ranked(arrays["kind"], arrays["count"])
+        numbers[filled & is_ranked[:, None]] = arrays["numbers"]
         return cls(
             partition=meta["partition"],
             offsets=arrays["offsets"],
@@ -178,9 +186,16 @@ class ExampleBatch:
             history=history,
             length=arrays["length"],
             gap=arrays["gap"],
+            kind=arrays["kind"],
             weight=arrays["weight"],
             users=arrays["users"],
             item=item,
             count=arrays["count"].astype(np.int32),
             numbers=numbers,
+            user_fields=tuple(meta["user_fields"]),
         )
+
+
+def _is_ranked(kind: NDArray[np.uint8], count: NDArray[Any]) -> NDArray[np.bool_]:
+    ranked: NDArray[np.bool_] = (count > 1) & (kind != SHOWN)
+    return ranked

@@ -35,12 +35,20 @@ NUMBERS = (
     "idle",  # events of all items since this one's last
     "age",  # events of all items since this one's first
     "affinity",  # share of the candidate's categories in the history
+    "rate",  # how much oftener than others it is taken when it is offered
+    "taste",  # how much oftener than expected the user takes what has its tokens
+    "offered",  # whether it was offered to the user of late
+    "taken",  # whether the user took it then
+    "position",  # place in the list that is being shown; 0 when none is
 )
-MOVES = ("trend_fast", "trend_slow", "popularity", "by_length", "idle", "age")  # same for every user
+POSITION = NUMBERS.index("position")
+MOVES = ("trend_fast", "trend_slow", "popularity", "by_length", "idle", "age", "rate")  # same for every user
 N_NUMBERS = len(NUMBERS)
 GAP_BUCKETS = 4  # time since the user's last event: < 1 s, < 60 s, < 1 h, longer or never
 N_WEIGHTS = 1 + LENGTH_BUCKETS + GAP_BUCKETS  # weights per number
+TASTE_PRIOR = 3.0  # offers as expected that each token starts with
 CLIP = 6.0  # of a standardised number
+TOKEN_VALUE = np.float32(0.2)  # of a token that an item has; below 1, tokens learn slower than numbers
 
 NUMBER_TOKENS = np.array(
     [
@@ -112,7 +120,8 @@ def describe(candidates, history, item_tokens, stats, step, scratch, out):  # ty
     Parameters
     ----------
     candidates
-        Item numbers, int32 (c,); their totals must be in `scratch`.
+        Item numbers, int32 (c,); their totals must be in `scratch`, and so must the user's answers to offers
+        (`recall_offers`), where there are any.
     history
         The user's items, the most recent last, int32 (h,); the same for all calls between two `start_user`.
     item_tokens
@@ -128,6 +137,8 @@ def describe(candidates, history, item_tokens, stats, step, scratch, out):  # ty
     total, support = scratch.total, scratch.support
     token_mark, token_count = scratch.token_mark, scratch.token_count
     count, first, last, trend, by_length = stats.count, stats.first, stats.last, stats.trend, stats.by_length
+    rate, offer_mark, offer_taken = stats.rate, scratch.offer_mark, scratch.offer_taken
+    taste_mark, taste_shown, taste = scratch.taste_mark, scratch.taste_shown, scratch.taste
     if scratch.counted[0] != epoch:  # once per user, however often candidates are described
         scratch.counted[0] = epoch
         _count_tokens(history[len(history) - h :], item_tokens, scratch)
@@ -148,15 +159,22 @@ def describe(candidates, history, item_tokens, stats, step, scratch, out):  # ty
             out[c, 8] = np.log1p(by_length[i, bucket])
             out[c, 9] = np.log1p(gap)
             out[c, 10] = np.log1p(np.float32(max(0, step - first[i])))
-        fit, n = np.float32(0.0), 0
+        fit, liking, n = np.float32(0.0), np.float32(0.0), 0
         for t in range(1, ITEM_TOKENS):
             key = item_tokens[i, t]
             if key < 0:
                 break
             if token_mark[key] == epoch:
                 fit += token_count[key]
+            if taste_mark[key] == epoch:
+                liking += taste[key] / (taste_shown[key] + np.float32(TASTE_PRIOR))
             n += 1
         out[c, 11] = fit / np.float32(n * h) if n * h > 0 else np.float32(0.0)
+        out[c, 12] = rate[i]
+        out[c, 13] = liking / np.float32(n) if n > 0 else np.float32(0.0)
+        out[c, 14] = 1.0 if offer_mark[i] == epoch else 0.0
+        out[c, 15] = 1.0 if offer_mark[i] == epoch and offer_taken[i] else 0.0
+        out[c, 16] = 0.0
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
@@ -209,7 +227,7 @@ def encode_pair(  # type: ignore[no-untyped-def]
             n += 3
     for side in range(2):
         tokens, others = (a_tokens, b_tokens) if side == 0 else (b_tokens, a_tokens)
-        sign = np.float32(1.0) if side == 0 else np.float32(-1.0)
+        sign = TOKEN_VALUE if side == 0 else -TOKEN_VALUE
         for t in range(ITEM_TOKENS):
             if tokens[t] < 0:
                 break

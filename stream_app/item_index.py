@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from pruning.tokens import token
 
-ITEM_TOKENS = 16  # tokens per item at most, the item's own first
+ITEM_TOKENS = 24  # tokens per item at most, the item's own first
+LONGEST_LABEL = 64  # characters
 USER_TOKENS = 8  # tokens per user at most, the user's own first
 UNKNOWN = ""  # stands for an id that is not known yet, only its key
 
@@ -34,7 +35,7 @@ def item_tokens(
 ) -> list[int]:
     """What the model may learn about an item, as tokens; its own comes first.
 
-    Prices become bands of about a third, other numbers keep three digits (1987 → 1.99e+03, its decade).
+    Prices become bands of about a third, other numbers keep two digits, years their decade.
 
     >>> len(item_tokens("sku-1", 18.99, ("shoes",), {"brand": "acme", "colours": ["red", "blue"]}))
     6
@@ -62,19 +63,25 @@ def user_tokens(user_id: str, attributes: Mapping[str, Any]) -> list[int]:
 
 
 def _attribute_tokens(attributes: Mapping[str, Any]) -> list[int]:
-    tokens = []
+    """Labels first, then numbers; text that is too long for a label says nothing about other items."""
+    labels, numbers = [], []
     for name, values in attributes.items():
         for value in values if isinstance(values, list | tuple) else (values,):
-            text = (
-                value
-                if isinstance(value, str)
-                else f"{value:.3g}"
-                if isinstance(value, int | float)
-                else None
-            )
-            if text:
-                tokens.append(token(name, text))
-    return tokens
+            if isinstance(value, str):
+                if 0 < len(value) <= LONGEST_LABEL:
+                    labels.append(token(name, value))
+            elif isinstance(value, int | float):
+                numbers.append(token(name, _band(value)))
+    return labels + numbers
+
+
+def _band(value: float) -> str:
+    """A number as the name of its neighbourhood: two digits of it, three of a year.
+
+    >>> _band(1987), _band(269), _band(0.0312)
+    ('1.99e+03', '2.7e+02', '0.031')
+    """
+    return f"{value:.3g}" if 1000 <= abs(value) < 10_000 else f"{value:.2g}"
 
 
 class ItemIndex:
@@ -106,6 +113,7 @@ class ItemIndex:
 
     def __init__(self) -> None:
         self.ids: list[str] = []
+        self.fields: set[str] = set()  # names of items' attributes
         self._by_id: dict[str, int] = {}
         self._by_key: dict[int, int] = {}
         self.keys: NDArray[np.uint64] = np.zeros(1024, np.uint64)
@@ -157,6 +165,7 @@ class ItemIndex:
     ) -> int:
         """Take over what the shop says about an item; returns its number."""
         i = self.number(item_id)
+        self.fields.update(attributes)
         tokens = item_tokens(item_id, price, categories, attributes)
         self.tokens[i] = -1
         self.tokens[i, : len(tokens)] = [self._number_of_token(token) for token in tokens]

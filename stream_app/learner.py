@@ -13,21 +13,21 @@ from typing import Any
 
 import numpy as np
 from mode import Service
-from numpy.typing import NDArray
 
 from pruning import GuardDecision, Ledger, PruningError
 from stream_app.checkpoints import StateDir
 from stream_app.config import Settings
 from stream_app.errors import EventError, RecsError, ReleaseError, StoreError
 from stream_app.events import Item, Tombstone, decode_item
+from stream_app.events.records import iso_time
 from stream_app.examples import ExampleBatch
 from stream_app.failpoints import failpoint
 from stream_app.learning import Learner, ranker_step
 from stream_app.model import FTRLClassifier
 from stream_app.online import default_agent
-from stream_app.records import iso_time
 from stream_app.releasing import Published, ReleaseCycle
-from stream_app.retrieval import HALF_LIVES
+from stream_app.served_model import NO_ITEMS
+from stream_app.shared_lists import SharedLists
 from stream_app.store import shared_list_json
 from stream_app.telemetry import Metrics
 from stream_app.transport import Connection, LogReader, ensure_topics
@@ -58,11 +58,13 @@ class LearnerService(Service):
         self.files = StateDir(settings.state_dir)
         self.learner = Learner(settings.make_ranker())
         self.cycle = self._make_cycle()
+        self._shared = SharedLists(self.learner, settings.list_size)
         self._connection = Connection.of(settings)
         self._examples = LogReader(self._connection, settings.examples_topic)
         self._items = LogReader(self._connection, settings.items_topic)
         self._places: dict[int, int] = {}  # partition of examples → next offset
-        self._sent = (0, 0)  # steps up to which workers know everything
+        self._sent = (0, 0)  # steps up to which workers know everything …
+        self._late = NO_ITEMS  # … but the rows of these items
         self._published: Published | None = None
         self._last_overlay = self._last_checkpoint = 0.0
         self._saved_step = -1
@@ -208,8 +210,7 @@ class LearnerService(Service):
             self._published = None
             return
         self._published = active
-        self._sent = (self.learner.step, ranker_step(self.learner.ranker))
-        self._overlays = 1
+        self._sent, self._late = (self.learner.step, ranker_step(self.learner.ranker)), NO_ITEMS
         self.metrics.releases.inc()
 
     async def _publish_fresh(self) -> None:
@@ -227,49 +228,26 @@ class LearnerService(Service):
 
     async def _push_overlay(self, active: Published) -> None:
         learner, upto = self.learner, (self.learner.step, ranker_step(self.learner.ranker))
-        overlay = learner.overlay(*self._sent, self.settings.neighbours, MOST_OVERLAY_ROWS)
+        rows = np.union1d(self._late, learner.rows_since(self._sent[0])).astype(np.int32)
+        rows = rows[np.argsort(learner.stats.count[rows], kind="stable")]  # what is rare changes most
+        overlay = learner.overlay(*self._sent, self.settings.neighbours, rows[:MOST_OVERLAY_ROWS])
         count = await self.store.push_overlay(active.version, overlay.to_bytes())
         if count == 0 or count > MOST_OVERLAYS:  # Redis was emptied, or reading them all takes too long
             await self._publish(active)
         else:
-            self._sent = upto
+            self._sent, self._late = upto, rows[MOST_OVERLAY_ROWS:]
 
     async def _publish_shared(self) -> None:
-        learner, k, now_ms = self.learner, self.settings.list_size, int(self.clock() * 1000)
+        """Write the lists that belong to no user."""
         version = self._published.version if self._published is not None else "none"
-        numbers = learner.all_rows()
-        numbers = numbers[learner.items.servable[numbers] > 0]
-        fast, slow = learner.trends(numbers).T
-        by = {"trending": fast if len(HALF_LIVES) == 2 else slow, "popular": learner.stats.count[numbers]}
-        by["latest"] = learner.stats.first[numbers].astype(np.float64)
-        everybody = [
-            (name, shared_list_json(self._named(numbers, scores, k), version, now_ms, name))
-            for name, scores in by.items()
-        ]
-        similar = []
-        touched = learner.graph.touched[numbers]
-        due = np.flatnonzero(touched >= self._sent_similar)
-        due = due[np.argsort(touched[due], kind="stable")]
-        rest = due[MOST_SIMILAR:]  # for the next time
-        self._sent_similar = int(touched[rest[0]]) if len(rest) else learner.step
-        tables = learner.tables(numbers[due[:MOST_SIMILAR]], k)
-        for r, refs, levels, scale in zip(
-            tables.rows.tolist(), tables.neighbours, tables.scores, tables.scale.tolist(), strict=True
-        ):
-            places = [x for x in refs.tolist() if x >= 0]
-            pairs = [(tables.ids[x], s * scale) for x, s in zip(places, levels.tolist(), strict=False)]
-            shown = [(i, s) for i, s in pairs if i and learner.items.servable[learner.items.number(i)]]
-            if tables.ids[r]:
-                similar.append((tables.ids[r], shared_list_json(shown, version, now_ms, "similar")))
-        await self.store.write_shared(everybody, similar)
-
-    _sent_similar = 0
-    _overlays = 0
-
-    def _named(self, numbers: NDArray[np.int32], scores: NDArray[Any], k: int) -> list[tuple[str, float]]:
-        best = np.lexsort((numbers, -scores))[:k]
-        ids = self.learner.items.ids
-        return [(ids[numbers[x]], float(scores[x])) for x in best if ids[numbers[x]]]
+        now_ms = int(self.clock() * 1000)
+        everybody, similar = await asyncio.to_thread(
+            lambda: (self._shared.everybody(), self._shared.similar(MOST_SIMILAR))
+        )
+        await self.store.write_shared(
+            [(name, shared_list_json(pairs, version, now_ms, name)) for name, pairs in everybody.items()],
+            [(item, shared_list_json(pairs, version, now_ms, "similar")) for item, pairs in similar.items()],
+        )
 
     async def _follow(self, wait_s: float) -> None:
         """Take over new descriptions of items."""
@@ -313,6 +291,7 @@ class LearnerService(Service):
             return
         self.learner, extra = loaded
         self.cycle = self._make_cycle()
+        self._shared = SharedLists(self.learner, self.settings.list_size)
         self._places = dict(extra["places"])  # type: ignore[call-overload]
         self._saved_step = self.learner.step
         releases = []

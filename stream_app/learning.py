@@ -21,19 +21,21 @@ import pruning
 from pruning.envelope import seal, unseal
 from pruning.errors import PruningError
 from stream_app.errors import CheckpointError
-from stream_app.examples import ExampleBatch
-from stream_app.features import MOST_PER_PAIR, N_NUMBERS, NUMBER_TOKENS, encode_pair
+from stream_app.examples import CHOSEN, DISLIKED, SHOWN, TAKEN, ExampleBatch
+from stream_app.features import MOST_PER_PAIR, N_NUMBERS, NUMBER_TOKENS, encode_pair, field_names
 from stream_app.item_index import UNKNOWN, ItemIndex
 from stream_app.model import FTRLClassifier
 from stream_app.release import Overlay, Tables
 from stream_app.retrieval import (
     HALF_LIVES,
+    RATE_PRIOR,
     CoVisits,
     ItemStats,
     compacted,
     export_rows,
     grow_covisits,
     grow_stats,
+    learn_offer,
     learn_visit,
     length_bucket,
     new_covisits,
@@ -45,6 +47,8 @@ _MAGIC, _FORMAT = b"RECSLEAR", 1
 CHUNK = 128  # examples per compiled call
 POOL_TRENDING = 50  # items per half-life that every user is offered
 POOL_NEW = 10  # latest first-seen items that every user is offered
+SHOWN_STEP = 8.0  # workers hear of an item that was only shown every so many times
+TAKEN_WEIGHT = np.float32(1.0)  # of what a choice out of a list says about the rest of the list
 FEW = 100  # rows seen before the moments of the numbers are trusted
 
 
@@ -58,16 +62,17 @@ class EncodedClassifier(Protocol):
 
 @dataclass
 class Moments:
-    """Running mean and variance of the ranker's numbers (Welford)."""
+    """Running mean and variance of the ranker's numbers (Welford), and how offers fare."""
 
     n: NDArray[np.float64]  # (1,)
     mean: NDArray[np.float64]  # (N_NUMBERS,)
     m2: NDArray[np.float64]  # (N_NUMBERS,)
+    offers: NDArray[np.float64]  # (2,) offers of items so far, and those of them that were taken
 
     @classmethod
     def new(cls) -> Moments:
         """Moments of nothing."""
-        return cls(np.zeros(1), np.zeros(N_NUMBERS), np.zeros(N_NUMBERS))
+        return cls(np.zeros(1), np.zeros(N_NUMBERS), np.zeros(N_NUMBERS), np.array([RATE_PRIOR, 1.0]))
 
     def scaling(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean and 1 / standard deviation, float32 (N_NUMBERS,); 0 and 1 until enough was seen."""
@@ -84,12 +89,21 @@ def _scaling(n, mean, m2):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True)
 def _learn_chunk(  # type: ignore[no-untyped-def]
-    graph, stats, item_tokens, vocabulary, n, mean, m2, number_tokens, step, history, length, gap, weight,
-    users, item, count, numbers, keys, values, indptr, labels, pair_weight,
+    graph, stats, item_tokens, vocabulary, n, mean, m2, offers, number_tokens, step, history, length, gap,
+    kind, weight, users, item, count, numbers, keys, values, indptr, labels, pair_weight,
 ):  # fmt: skip
     """Count and link a chunk of examples and write out their pairs; returns how many pairs."""
     pairs = 0
     for e in range(len(length)):
+        if kind[e] == SHOWN:
+            for x in range(count[e]):
+                i = item[e, x]
+                learn_offer(stats, offers, i, False, True)
+                if stats.shown[i] % SHOWN_STEP == 0.0:
+                    graph.touched[i] = step + e
+            continue
+        if kind[e] != CHOSEN:
+            learn_offer(stats, offers, item[e, 0], kind[e] != DISLIKED, kind[e] != TAKEN)
         first = 0
         while first < history.shape[1] and history[e, first] < 0:
             first += 1
@@ -106,7 +120,7 @@ def _learn_chunk(  # type: ignore[no-untyped-def]
                     keys, values, indptr[pairs],
                 )  # fmt: skip
                 labels[pairs] = np.float32(1.0 if a == 0 else 0.0)
-                pair_weight[pairs] = amount / np.float32(m)
+                pair_weight[pairs] = (TAKEN_WEIGHT if kind[e] == TAKEN else amount) / np.float32(m)
                 pairs += 1
             for k in range(m + 1):
                 n[0] += 1.0
@@ -114,7 +128,9 @@ def _learn_chunk(  # type: ignore[no-untyped-def]
                     d = numbers[e, k, f] - mean[f]
                     mean[f] += d / n[0]
                     m2[f] += d * (numbers[e, k, f] - mean[f])
-        learn_visit(graph, stats, history[e, first:], length[e], item[e, 0], amount, step + e)
+        graph.touched[item[e, 0]] = step + e
+        if amount > 0.0 or kind[e] == DISLIKED:
+            learn_visit(graph, stats, history[e, first:], length[e], item[e, 0], amount, step + e)
     return pairs
 
 
@@ -144,6 +160,7 @@ class Learner:
         self.moments = Moments.new()
         self.step = 0
         self.high_water: dict[int, int] = {}
+        self.user_fields: set[str] = set()
         self._room = _PairRoom()
 
     # Learning
@@ -163,6 +180,7 @@ class Learner:
         for start in range(0, len(batch), CHUNK):
             self._learn_chunk(batch, history, item, slice(start, start + CHUNK))
         self.high_water[batch.partition] = int(batch.offsets[-1])
+        self.user_fields.update(batch.user_fields)
         return len(batch)
 
     def _numbers(self, batch: ExampleBatch) -> NDArray[np.int32]:
@@ -188,9 +206,9 @@ class Learner:
         room = self._room.of(int(np.maximum(batch.count[part] - 1, 0).sum()))
         pairs = _learn_chunk(
             self.graph, self.stats, self.items.tokens, self.items.vocabulary, *vars(self.moments).values(),
-            NUMBER_TOKENS, self.step, history[part], batch.length[part], batch.gap[part], batch.weight[part],
-            batch.users[part], item[part], batch.count[part], batch.numbers[part],
-            room.keys, room.values, room.indptr, room.labels, room.weight,
+            NUMBER_TOKENS, self.step, history[part], batch.length[part], batch.gap[part],
+            batch.kind[part], batch.weight[part], batch.users[part], item[part], batch.count[part],
+            batch.numbers[part], room.keys, room.values, room.indptr, room.labels, room.weight,
         )  # fmt: skip
         self.step += e
         if pairs:
@@ -244,10 +262,10 @@ class Learner:
             keys=self.items.keys[mentioned],
             rows=place[rows],
             count=self.stats.count[rows],
-            met=self.stats.met[rows],
             first=self.stats.first[rows],
             last=self.stats.last[rows],
             trend=self.stats.trend[rows],
+            rate=self.stats.rate[rows],
             by_length=self.stats.by_length[rows],
             neighbours=place[near.item],
             scores=near.score,
@@ -262,8 +280,17 @@ class Learner:
         self.make_room()
         return np.flatnonzero(self.graph.touched[: len(self.items)] >= 0).astype(np.int32)
 
+    def rows_since(self, step: int) -> NDArray[np.int32]:
+        """The items whose rows changed from a step on, int32 (r,)."""
+        self.make_room()
+        return np.flatnonzero(self.graph.touched[: len(self.items)] >= step).astype(np.int32)
+
     def overlay(
-        self, since_step: int, since_ranker_step: int, width: int, most_rows: int | None = None
+        self,
+        since_step: int,
+        since_ranker_step: int,
+        width: int,
+        rows: NDArray[np.int32] | None = None,
     ) -> Overlay:
         """What was learned after a step: all touched weights, and the rows of touched items.
 
@@ -273,15 +300,18 @@ class Learner:
             Steps of the learner and of the ranker up to which the reader knows everything.
         width
             Neighbours per row.
-        most_rows
-            At most so many rows; those of items with few events go first, because theirs change most.
+        rows
+            The rows of these items, int32 (r,), instead.
         """
-        self.make_room()
-        rows = np.flatnonzero(self.graph.touched[: len(self.items)] >= since_step).astype(np.int32)
-        if most_rows is not None and len(rows) > most_rows:
-            rows = rows[np.argsort(self.stats.count[rows], kind="stable")[:most_rows]]
+        rows = self.rows_since(since_step) if rows is None else rows
         keys, weights = touched_since(self.ranker, since_ranker_step)
         return Overlay(keys, weights, self.tables(rows, width))
+
+    def field_names(self) -> dict[int, str]:
+        """Readable names of the ranker's fields, as far as they are known, by number."""
+        return field_names(
+            ["item", "category", "price", *sorted(self.items.fields)], ["user", *sorted(self.user_fields)]
+        )
 
     # Saving
 
@@ -312,6 +342,7 @@ class Learner:
         meta = {
             "step": self.step, "ids": self.items.ids, "extra": extra or {},
             "high_water": sorted(self.high_water.items()),
+            "item_fields": sorted(self.items.fields), "user_fields": sorted(self.user_fields),
         }  # fmt: skip
         return seal(_MAGIC, _FORMAT, meta, arrays)
 
@@ -333,8 +364,10 @@ class Learner:
         learner.items.restore(meta["ids"], arrays["item_keys"], arrays["item_tokens"], arrays["servable"])
         learner.graph = CoVisits(**{k: arrays[f"graph_{k}"].copy() for k in CoVisits._fields})
         learner.stats = ItemStats(**{k: arrays[f"stats_{k}"].copy() for k in ItemStats._fields})
-        learner.moments = Moments(**{k: arrays[f"moments_{k}"].copy() for k in ("n", "mean", "m2")})
+        learner.moments = Moments(**{k: arrays[f"moments_{k}"].copy() for k in ("n", "mean", "m2", "offers")})
         learner.step = meta["step"]
+        learner.items.fields.update(meta["item_fields"])
+        learner.user_fields.update(meta["user_fields"])
         learner.high_water = {int(p): int(o) for p, o in meta["high_water"]}
         learner.make_room()
         return learner, meta["extra"]
@@ -413,8 +446,9 @@ def river_pairs(
 
 def touched_since(ranker: Any, step: int) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
     """The weights that a ranker changed after its step `step`; of a stock River model, all of them."""
-    if isinstance(ranker, FTRLClassifier):
-        return ranker.touched_since(step)
+    if hasattr(ranker, "touched_since"):
+        keys, weights = ranker.touched_since(step)
+        return keys, weights
     try:
         frozen = pruning.snapshot(ranker)
     except pruning.EmptyModelError:

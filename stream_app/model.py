@@ -9,9 +9,11 @@ read of the memory::
 z and Σg² are FTRL's state: the weight is their closed form and never stored. `seen` is the last step that
 touched the feature and how many examples did, up to 2²⁴ − 1.
 
-The table doubles when it is 3/4 full, until `max_features`. There the least salient eighth (½w²Σg², ties: the
-stalest) is forgotten in one sweep, so the bound is never exceeded. Which features are kept depends on the
-examples alone, not on the table's size or layout, so a model restored from bytes continues bit for bit.
+The table doubles when it is 3/4 full, until `max_features`. There the least useful eighth is forgotten in one
+sweep, so the bound is never exceeded: count · √|w| / (age + now/5), frequent, strong and recent features
+stay. Saliency, the right ranking of what is served, would keep rare features that can no longer grow.
+What is kept depends on the examples alone, not on the table's size or layout, so a model restored from bytes
+continues bit for bit.
 
 `pruning.optim.FTRLProximal` in River's `LogisticRegression` is the readable twin; a test holds both equal.
 """
@@ -330,9 +332,11 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
             return
         keep = min(self.max_features - self.max_features // 8, self.max_features - need)
         z, n = rows.view(np.float64)[:, 1:3].T
-        saliency = _closed_form(z, n, *self._hyper[:4]) ** 2 * n
-        order = np.lexsort((rows[:, 0], ~rows[:, 3] >> np.uint64(_COUNT_BITS), -saliency))
-        self._rebuild(rows[order[:keep]], capacity)
+        count = (rows[:, 3] & np.uint64(_MAX_COUNT)).astype(np.float64)
+        last = (rows[:, 3] >> np.uint64(_COUNT_BITS)).astype(np.float64)
+        now = last.max()
+        use = count * np.sqrt(np.abs(_closed_form(z, n, *self._hyper[:4]))) / (now - last + now / 5)
+        self._rebuild(rows[_best(use, rows, keep)], capacity)
 
     def _rebuild(self, rows: NDArray[np.uint64], capacity: int) -> None:
         self._allocate(capacity)
@@ -356,6 +360,21 @@ def _batch(
     if not np.isfinite(values).all():
         raise NonFiniteError("a value is NaN or infinite: only finite numbers can be learned or scored")
     return keys, values, indptr
+
+
+def _best(use: NDArray[np.float64], rows: NDArray[np.uint64], keep: int) -> NDArray[np.bool_]:
+    """The `keep` most useful rows; at the edge the most recently touched, then the lower token.
+
+    Only the ties at the edge are sorted: the learner waits for this.
+    """
+    if keep == 0:
+        return np.zeros(len(rows), np.bool_)
+    edge = np.partition(use, len(rows) - keep)[len(rows) - keep]
+    chosen = np.asarray(use > edge, np.bool_)
+    ties = np.flatnonzero(use == edge)
+    age = ~rows[ties, 3] >> np.uint64(_COUNT_BITS)
+    chosen[ties[np.lexsort((rows[ties, 0], age))[: keep - int(chosen.sum())]]] = True
+    return chosen
 
 
 def _closed_form(

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pruning import CircuitBreaker, Guard, Int8, Ledger, PruningAgent, SaliencyPruner
 from stream_app.candidates import clear_item
 from stream_app.events import DEFAULT_WEIGHTS, Event, Item, User
-from stream_app.features import N_NUMBERS, describe, gap_bucket
+from stream_app.features import N_NUMBERS, POSITION, describe, gap_bucket
 from stream_app.learning import Learner, ranker_step, touched_since
 from stream_app.recommender import Recommender
 from stream_app.releasing import ReleaseCycle
 from stream_app.retrieval import length_bucket
-from stream_app.scoring import MOST_CANDIDATES, View, candidates_of, score
+from stream_app.scoring import MOST_CANDIDATES, View, candidates_of, recall, score
 from stream_app.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
 
 
@@ -133,7 +133,7 @@ class OnlineRecommender:
         event_time_ms: int,
         positions: Sequence[int] | None = None,
     ) -> NDArray[np.float64]:
-        """One score for each of `item_ids`, (n,); positions are not used."""
+        """One score for each of `item_ids`, (n,); `positions` are their places in a shown list, from 1."""
         row = self._user(user_id)
         items = np.array([self.learner.items.number(item_id) for item_id in item_ids], np.int32)
         model, users = self.recommender.model, self.recommender.users.users
@@ -142,8 +142,11 @@ class OnlineRecommender:
         candidates_of(view, history, history, MOST_CANDIDATES, scratch)
         for item in items:
             clear_item(scratch, item)
+        recall(view, users, row, scratch)
         raw = np.empty((len(items), N_NUMBERS), np.float32)
         describe(items, history, view.item_tokens, view.stats, view.step, scratch, raw)
+        if positions is not None:
+            raw[:, POSITION] = np.log1p(np.maximum(np.array(positions) - 1, 0))
         out = np.empty(len(items), np.float32)
         bucket = length_bucket(len(history))
         score(view, items, raw, users.tokens[row], bucket, self._gap(row, event_time_ms), scratch, out)

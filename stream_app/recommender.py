@@ -17,26 +17,29 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from pruning.tokens import token
 from stream_app.candidates import clear_item
 from stream_app.events import DEFAULT_WEIGHTS, Event, Item, Tombstone, User, feedback
-from stream_app.examples import ExampleBatch
+from stream_app.examples import CHOSEN, DISLIKED, LIKED, SHOWN, ExampleBatch
 from stream_app.features import N_NUMBERS, describe
 from stream_app.item_index import ItemIndex
 from stream_app.retrieval import WINDOW, length_bucket
 from stream_app.scoring import (
     MOST_CANDIDATES,
+    NEGATIVES,
+    Feedback,
     Logged,
     candidates_of,
     new_log,
     observe,
+    recall,
     refresh,
     score_parts,
 )
 from stream_app.served_model import NEIGHBOURS, ServedModel
 from stream_app.user_table import UserTable
 
-_NOTHING = [("", 0.0)]  # an event without feedback moves only the user's clock
-DISLIKED = -1.0  # stands for the strength of feedback that says no
+_NOTHING: list[tuple[str, int, float]] = [("", CHOSEN, 0.0)]  # only moves the user's clock
 LIST_GAP = 1  # lists are made for a user who comes back within a minute
 
 
@@ -129,6 +132,34 @@ class Reason:
     parts: Mapping[str, float]  # group of features → part of the score
 
 
+class _Said:
+    """The columns of `Feedback` in the making."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.times: list[int] = []
+        self.places: list[int] = []
+        self.requests: list[int] = []
+        self.kinds: list[int] = []
+        self.items: list[int] = []
+        self.strengths: list[float] = []
+        self.shown: list[int] = []
+        self.shown_end: list[int] = []
+
+    def add(
+        self, row: int, time: int, place: int, request: int, kind: int, item: int, strength: float
+    ) -> None:
+        """Add a row that ends where `shown` ends now."""
+        self.rows.append(row)
+        self.times.append(time)
+        self.places.append(place)
+        self.requests.append(request)
+        self.kinds.append(kind)
+        self.items.append(item)
+        self.strengths.append(strength)
+        self.shown_end.append(len(self.shown))
+
+
 class Recommender:
     """Users, items and the served model of one process.
 
@@ -212,49 +243,63 @@ class Recommender:
         applied = int(new.sum())
         if not applied:
             return Outcome(None, Lists(), [], 0, len(events))
-        rows, items, times, strengths, places = [], [], [], [], []
+        said = _Said()
         active: dict[str, int] = {}  # user → latest event time
         for event, row, place in compress(zip(events, user_rows.tolist(), offsets, strict=True), new):
             time = event.event_time_ms
             if active.get(event.user_id, -1) < time:
                 active[event.user_id] = time
-            for item_id, strength in self._judged(event):
-                rows.append(row)
-                items.append(self.items.number(item_id) if strength else 0)
-                times.append(time)
-                strengths.append(strength)
-                places.append(place)
-        log = self._observe(partition, rows, items, times, strengths, places)
-        examples = self._examples(partition, rows, times, places, log)
+            request = 0 if event.request_id is None else token("request", event.request_id)
+            if event.event_type == "view_item_list" and event.items:
+                self._show(said, row, time, place, request, event)
+                continue
+            for item_id, kind, strength in self._judged(event):
+                number = self.items.number(item_id) if item_id else 0
+                said.add(row, time, place, request, kind, number, strength)
+        log, places = self._observe(partition, said)
+        examples = self._examples(partition, said, log, places)
         if not lists:
             return Outcome(examples, Lists(), [], applied, len(events) - applied)
         states = users.pack_all(list(active))
         return Outcome(examples, self.lists(list(active), active), states, applied, len(events) - applied)
 
-    def _judged(self, event: Event) -> list[tuple[str, float]]:
-        """The items an event speaks of, with the strength of the feedback; one without item if of none."""
+    def _show(self, said: _Said, row: int, time: int, place: int, request: int, event: Event) -> None:
+        """Add a list that was shown, in parts that an example has room for."""
+        shown = [*map(self.items.number, dict.fromkeys(event.item_ids()))]
+        for start in range(0, len(shown), 1 + NEGATIVES):
+            said.shown += shown[start : start + 1 + NEGATIVES]
+            said.add(row, time, place, request, SHOWN, 0, 0.0)
+
+    def _judged(self, event: Event) -> list[tuple[str, int, float]]:
+        """The items that an event speaks of, what it says, and how strongly; one without item if of none."""
         liked = feedback(event, self.weights, self.rating_threshold)
+        if event.event_type != "rate":
+            return [(item_id, CHOSEN, strength) for item_id, strength in liked] or _NOTHING
         if liked:
-            return liked
-        if event.event_type == "rate" and event.item_id is not None and event.value is not None:
-            return [(event.item_id, DISLIKED)]  # below the threshold
+            return [(item_id, LIKED, strength) for item_id, strength in liked]
+        if event.item_id is not None and event.value is not None and self.weights.get("rate", 0.0) > 0:
+            return [(event.item_id, DISLIKED, 0.0)]  # below the threshold
         return _NOTHING
 
-    def _observe(
-        self, partition: int, rows: list[int], items: list[int], times: list[int], strengths: list[float],
-        places: list[int],
-    ) -> Logged:  # fmt: skip
-        log = new_log(len(rows))
-        seeds = _seeds(partition, np.array(places, np.int64))
-        view = self.model.view
-        observe(
-            view, self.users.users, np.array(rows, np.int32), np.array(items, np.int32),
-            np.array(times, np.int64), np.array(strengths, np.float32), seeds, self.model.scratch, log,
-        )  # fmt: skip
-        return log
+    def _observe(self, partition: int, said: _Said) -> tuple[Logged, NDArray[np.int64]]:
+        log = new_log(len(said.rows))
+        places = np.array(said.places, np.int64)
+        events = Feedback(
+            rows=np.array(said.rows, np.int32),
+            items=np.array(said.items, np.int32),
+            times_ms=np.array(said.times, np.int64),
+            kinds=np.array(said.kinds, np.uint8),
+            weights=np.array(said.strengths, np.float32),
+            requests=np.array(said.requests, np.uint64),
+            shown=np.array(said.shown, np.int32),
+            shown_end=np.array(said.shown_end, np.int64),
+            seeds=_seeds(partition, places),
+        )
+        observe(self.model.view, self.users.users, events, self.model.scratch, log)
+        return log, places
 
     def _examples(
-        self, partition: int, rows: list[int], times: list[int], places: list[int], log: Logged
+        self, partition: int, said: _Said, log: Logged, places: NDArray[np.int64]
     ) -> ExampleBatch | None:
         keep = log.count > 0
         if not keep.any():
@@ -266,18 +311,20 @@ class Recommender:
         place[mentioned] = np.arange(len(mentioned), dtype=np.int32)
         return ExampleBatch(
             partition=partition,
-            offsets=np.array(places, np.int64)[keep],
-            times_ms=np.array(times, np.int64)[keep],
+            offsets=places[keep],
+            times_ms=np.array(said.times, np.int64)[keep],
             ids=[self.items.ids[i] for i in mentioned],
             keys=self.items.keys[mentioned],
             history=place[log.history[keep]],
             length=log.length[keep],
             gap=log.gap[keep],
+            kind=log.kind[keep],
             weight=log.weight[keep],
-            users=self.users.users.tokens[np.array(rows)[keep]],
+            users=self.users.users.tokens[np.array(said.rows)[keep]],
             item=place[log.item[keep]],
             count=log.count[keep],
             numbers=log.numbers[keep].astype(np.float16).astype(np.float32),  # as it will be on the wire
+            user_fields=tuple(sorted(self.users.fields)),
         )
 
     # Lists
@@ -323,6 +370,7 @@ class Recommender:
         history = users.items[row, : users.length[row]]
         candidates_of(view, history, history, MOST_CANDIDATES, scratch)
         clear_item(scratch, number)
+        recall(view, users, row, scratch)
         best, because = 0.0, None
         for j in history[::-1][:WINDOW]:
             near = view.neighbours

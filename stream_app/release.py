@@ -34,7 +34,7 @@ class Tables:
         The items mentioned, texts ("" where only the key is known) and uint64 (k,).
     rows
         Which of them have a row below, int32 (r,).
-    count, met, first, last, trend, by_length
+    count, first, last, trend, rate, by_length
         `retrieval.ItemStats` of the rows.
     neighbours, scores, scale
         `retrieval.Neighbours` of the rows, int32 and uint8 (r, M), float32 (r,).
@@ -49,10 +49,10 @@ class Tables:
     keys: NDArray[np.uint64]
     rows: NDArray[np.int32]
     count: NDArray[np.float32]
-    met: NDArray[np.float32]
     first: NDArray[np.int64]
     last: NDArray[np.int64]
     trend: NDArray[np.float32]
+    rate: NDArray[np.float32]
     by_length: NDArray[np.float32]
     neighbours: NDArray[np.int32]
     scores: NDArray[np.uint8]

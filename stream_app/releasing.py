@@ -64,6 +64,7 @@ class _Trial:
     pruned: View
     needed: int
     promoted: bool = False
+    judged: int = 0  # batches that the promotion was decided on
     losses: list[NDArray[np.float64]] = field(default_factory=list)  # (e, 2) each
     overlap: list[NDArray[np.float64]] = field(default_factory=list)
 
@@ -203,7 +204,7 @@ class ReleaseCycle:
         history = np.where(batch.history >= 0, local[batch.history], -1).astype(np.int32)
         item = np.where(batch.item >= 0, local[batch.item], -1).astype(np.int32)
         known = len(trial.dense.servable)  # items that came after the export exist in neither view
-        keep = (batch.count > 1) & (item.max(axis=1) < known) & (history.max(axis=1) < known)
+        keep = batch.is_ranked & (item.max(axis=1) < known) & (history.max(axis=1) < known)
         losses = np.empty((int(keep.sum()), 2), np.float64)
         lists = np.full((2, len(losses), OVERLAP_AT), -1, np.int32)
         for x, view in enumerate((trial.dense, trial.pruned)):
@@ -224,7 +225,7 @@ class ReleaseCycle:
         if decision.promoted:
             self.previous, self.active = self.active, trial.published
             self.amount = min(self._most, self.amount / BACK_OFF)
-            trial.promoted, trial.needed = True, 2 * trial.samples
+            trial.promoted, trial.needed, trial.judged = True, 2 * trial.samples, len(trial.losses)
             self.agent.watch.reference = len(losses)  # the level to watch from is that of the trial
             self.agent.watch.update(losses[:, 1] - losses[:, 0])
         elif decision.verdict == "undecided" and 2 * trial.samples <= self.max_samples:
@@ -235,15 +236,24 @@ class ReleaseCycle:
         return decision
 
     def _watch(self, trial: _Trial, losses: NDArray[np.float64], time: str | None) -> GuardDecision | None:
-        """After the promotion: roll back when the loss over the dense export's rises for good."""
+        """After the promotion: roll back when the loss over the dense export's has risen for good.
+
+        The chart says that it has risen, the guard's tolerance whether by as much as matters.
+        """
+        alarm = self.agent.watch.update(losses[:, 1] - losses[:, 0])
+        since = np.concatenate(trial.losses[trial.judged :])
+        risen = float((since[:, 1] - since[:, 0]).mean()) if len(since) else 0.0
         if trial.samples >= trial.needed:
             self._trial = None
-        if not self.agent.observe(losses[:, 0], losses[:, 1], step=self.learner.step, time=time):
+        if not alarm or risen <= self.agent.guard.tolerance:
             return None
-        assert self.previous is not None  # the agent has the same two slots
-        self.active, self.previous, self._trial = self.previous, None, None
+        reason = (
+            f"since the promotion the loss is {risen:.5f} above the dense export's, and has risen for good"
+        )
+        self.agent.breaker.failed(self.learner.step)
         self.amount *= BACK_OFF
-        return GuardDecision("reject", "rolled back: the loss over the dense export's has risen for good", {})
+        self.rollback(reason, time)
+        return GuardDecision("reject", reason, {"events": len(since), "difference": risen})
 
 
 def _published(data: bytes, release: Release) -> Published:

@@ -30,6 +30,7 @@ FIRST_ROW = 25  # capacity of a new row; doubles up to MAX_ROW
 SOURCE_POWER = 0.5
 TARGET_POWER = 0.4
 HALF_LIVES = (100.0, 10_000.0)  # of the two trends, in events
+RATE_PRIOR = 5.0  # offers at the common rate that each item starts with
 LENGTH_BUCKETS = 5  # history lengths 0, 1–3, 4–11, 12–39, 40+
 
 
@@ -57,6 +58,9 @@ class ItemStats(NamedTuple):
     first: NDArray[np.int64]  # (n,) step of the first event, −1 before it
     last: NDArray[np.int64]  # (n,) step of the latest event, −1 before it
     trend: NDArray[np.float32]  # (n, 2) exponentially decayed counts, one per half-life
+    shown: NDArray[np.float32]  # (n,) times it was put before a user, in a list or by a rating
+    taken: NDArray[np.float32]  # (n,) times it was chosen then
+    rate: NDArray[np.float32]  # (n,) log of the smoothed share of that, over all items' share; 0: unknown
     by_length: NDArray[np.float32]  # (n, LENGTH_BUCKETS) events by length of the user's history
 
 
@@ -90,6 +94,9 @@ def new_stats(n: int = 1024) -> ItemStats:
         first=np.full(n, -1, np.int64),
         last=np.full(n, -1, np.int64),
         trend=np.zeros((n, 2), np.float32),
+        shown=np.zeros(n, np.float32),
+        taken=np.zeros(n, np.float32),
+        rate=np.zeros(n, np.float32),
         by_length=np.zeros((n, LENGTH_BUCKETS), np.float32),
     )
 
@@ -114,8 +121,8 @@ def grown(array: NDArray[Any], n: int, empty: float) -> NDArray[Any]:
 
 def grow_stats(stats: ItemStats, n: int) -> ItemStats:
     """The counters with room for `n` items."""
-    empty = ItemStats(count=0, met=0, discount=1, first=-1, last=-1, trend=0, by_length=0)  # type: ignore[arg-type]
-    return ItemStats(*(grown(a, n, e) for a, e in zip(stats, empty, strict=True)))  # type: ignore[arg-type]
+    empty = {"discount": 1, "first": -1, "last": -1}
+    return ItemStats(**{name: grown(a, n, empty.get(name, 0)) for name, a in stats._asdict().items()})
 
 
 def grow_neighbours(neighbours: Neighbours, n: int) -> Neighbours:
@@ -281,6 +288,27 @@ def learn_visit(graph, stats, history, length, item, amount, step):  # type: ign
     if stats.first[item] < 0:
         stats.first[item] = step
     stats.last[item] = step
+
+
+@nb.njit(cache=True, nogil=True)
+def learn_offer(stats, offers, item, is_taken, is_new):  # type: ignore[no-untyped-def]
+    """Count an offer of `item` (`is_new`) or the answer to one (`is_taken`), or both at once.
+
+    Parameters
+    ----------
+    offers
+        How many there were of all items, and how many of those were taken, both > 0, float64 (2,).
+    """
+    if is_new:
+        stats.shown[item] += 1.0
+        offers[0] += 1.0
+    if is_taken:
+        stats.taken[item] += 1.0
+        offers[1] += 1.0
+    common = np.float32(offers[1] / offers[0])
+    prior = np.float32(RATE_PRIOR)
+    rate = (stats.taken[item] + prior * common) / (stats.shown[item] + prior)
+    stats.rate[item] = np.log(rate / common)
 
 
 @nb.njit(cache=True, nogil=True)

@@ -14,12 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning.artefact import KernelArgs, lookup_one
-from stream_app.candidates import gather_learned, gather_served, select, start_user
+from stream_app.candidates import (
+    clear_item,
+    gather_learned,
+    gather_served,
+    recall_offers,
+    select,
+    start_user,
+)
+from stream_app.examples import CHOSEN, DISLIKED, LIKED, SHOWN, TAKEN
 from stream_app.features import (
     CLIP,
     MOVES,
     N_NUMBERS,
     NUMBERS,
+    POSITION,
+    TOKEN_VALUE,
     cross_tokens,
     describe,
     gap_bucket,
@@ -40,6 +50,25 @@ class Users(NamedTuple):
     length: NDArray[np.int32]  # (u,)
     last_ms: NDArray[np.int64]  # (u,) latest event time, −1 before the first event
     tokens: NDArray[np.uint64]  # (u, USER_TOKENS)
+    offered: NDArray[np.int32]  # (u, O) items in the latest lists and ratings, the most recent last
+    taken: NDArray[np.uint8]  # (u, O) 1 where the user chose the item
+    offers: NDArray[np.int32]  # (u,) filled places of `offered`
+    request: NDArray[np.uint64]  # (u,) the request of the latest list, 0 when there is none
+    listed: NDArray[np.int32]  # (u,) length of that list, the last places of `offered`
+
+
+class Feedback(NamedTuple):
+    """What a batch of events says, one row per item of feedback and per part of a list, in order."""
+
+    rows: NDArray[np.int32]  # (e,) of `Users`
+    items: NDArray[np.int32]  # (e,)
+    times_ms: NDArray[np.int64]  # (e,)
+    kinds: NDArray[np.uint8]  # (e,) `CHOSEN` … `SHOWN` as far as the event itself says
+    weights: NDArray[np.float32]  # (e,) strength of the feedback; CHOSEN with 0 only moves the user's clock
+    requests: NDArray[np.uint64]  # (e,) the list that the event belongs to, 0 for none
+    shown: NDArray[np.int32]  # (s,) items of all lists, one list behind the other
+    shown_end: NDArray[np.int64]  # (e,) where the row's part ends; it begins where the last row's ended
+    seeds: NDArray[np.uint64]  # (e,) of the drawing of negatives: a replay draws the same
 
 
 class Weights(NamedTuple):
@@ -75,9 +104,10 @@ class Logged(NamedTuple):
     history: NDArray[np.int32]  # (e, WINDOW) items before the event, the most recent last, −1 in front
     length: NDArray[np.int32]  # (e,) of the whole history
     gap: NDArray[np.uint8]  # (e,) bucket of the time since the user's last event
-    weight: NDArray[np.float32]  # (e,) new feedback, 0: met and not liked
-    item: NDArray[np.int32]  # (e, 1 + NEGATIVES) the chosen item, then others
-    count: NDArray[np.int32]  # type: ignore[assignment]  # (e,) filled places; 1: no candidate, 0: nothing to learn
+    kind: NDArray[np.uint8]  # (e,) what happened
+    weight: NDArray[np.float32]  # (e,) new feedback, 0: nothing new
+    item: NDArray[np.int32]  # (e, 1 + NEGATIVES) the chosen item, then others; or what was shown
+    count: NDArray[np.int32]  # type: ignore[assignment]  # (e,) filled places; 0: nothing to learn
     numbers: NDArray[np.float32]  # (e, 1 + NEGATIVES, N_NUMBERS)
 
 
@@ -87,6 +117,7 @@ def new_log(events: int) -> Logged:
         history=np.full((events, WINDOW), -1, np.int32),
         length=np.zeros(events, np.int32),
         gap=np.zeros(events, np.uint8),
+        kind=np.zeros(events, np.uint8),
         weight=np.zeros(events, np.float32),
         item=np.full((events, 1 + NEGATIVES), -1, np.int32),
         count=np.zeros(events, np.int32),
@@ -144,18 +175,22 @@ def sum_item_tokens(token_weights, item_tokens, out):  # type: ignore[no-untyped
             if item_tokens[i, t] < 0:
                 break
             total += token_weights[item_tokens[i, t]]
-        out[i] = total
+        out[i] = TOKEN_VALUE * total
 
 
 @nb.njit(cache=True, nogil=True)
 def candidates_of(view, history, excluded, most, scratch):  # type: ignore[no-untyped-def]
     """The candidates of one user, int32 (c,), with their totals in `scratch`."""
+    n_found = _gather(view, history, excluded, scratch)
+    return select(scratch, n_found, view.servable, view.pool, most)
+
+
+@nb.njit(cache=True, nogil=True)
+def _gather(view, history, excluded, scratch):  # type: ignore[no-untyped-def]
     start_user(scratch, excluded)
     if view.learned:
-        n_found = gather_learned(view.graph, view.stats, history, scratch)
-    else:
-        n_found = gather_served(view.neighbours, history, scratch)
-    return select(scratch, n_found, view.servable, view.pool, most)
+        return gather_learned(view.graph, view.stats, history, scratch)
+    return gather_served(view.neighbours, history, scratch)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -194,14 +229,15 @@ def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: igno
         for f in range(N_NUMBERS):
             total += number[f] * standardised(raw[c, f], mean[f], inv_std[f])
         if user[1] != 0:  # not the item with the user: that would only memorise
-            total += _crosses(fresh_keys, fresh, base, user[1:], vocabulary[item_tokens[i, 0]])
+            own = vocabulary[item_tokens[i, 0]]
+            total += TOKEN_VALUE * _crosses(fresh_keys, fresh, base, user[1:], own)
         for t in range(1, ITEM_TOKENS):
             v = item_tokens[i, t]
             if v < 0:
                 break
             if cross_mark[v] != epoch:  # candidates share categories: once per user is enough
                 cross_mark[v] = epoch
-                cross[v] = _crosses(fresh_keys, fresh, base, user, vocabulary[v])
+                cross[v] = TOKEN_VALUE * _crosses(fresh_keys, fresh, base, user, vocabulary[v])
             total += cross[v]
         out[c] = total
 
@@ -228,7 +264,7 @@ def score_parts(
     return {
         "history": float(parts[~moves].sum()),
         "moves": float(parts[moves].sum()),
-        "taste": float(of_tokens.sum()),
+        "taste": float(TOKEN_VALUE * of_tokens.sum()),
     }
 
 
@@ -271,6 +307,7 @@ def refresh(view, users, rows, gaps, exclude_seen, scratch, items_out, scores_ou
         history = users.items[u, : users.length[u]]
         seen = history if exclude_seen else history[:0]
         candidates = candidates_of(view, history, seen, MOST_CANDIDATES, scratch)
+        recall(view, users, u, scratch)
         describe(candidates, history, view.item_tokens, view.stats, view.step, scratch, raw)
         score(view, candidates, raw, users.tokens[u], length_bucket(len(history)), gaps[m], scratch, scores)
         count_out[m] = top_k(candidates, scores, items_out[m], scores_out[m])
@@ -287,67 +324,149 @@ def _random(state):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def observe(view, users, rows, items, times_ms, weights, seeds, scratch, log):  # type: ignore[no-untyped-def]
-    """Log and apply feedback events in order.
+def recall(view, users, u, scratch):  # type: ignore[no-untyped-def]
+    """`recall_offers` of user `u`; after `start_user`."""
+    n = users.offers[u]
+    if n > 0:
+        recall_offers(scratch, users.offered[u, :n], users.taken[u, :n], view.item_tokens, view.stats)
 
-    Parameters
-    ----------
-    rows, items
-        Who and what, int32 (e,).
-    times_ms
-        Event times, int64 (e,).
-    weights
-        Strength of the feedback, float32 (e,); 0 only moves the user's clock, below 0 the user met the item
-        and did not like it.
-    seeds
-        uint64 (e,): which negatives are drawn is a function of the event, so a replay draws the same.
-    """
+
+@nb.njit(cache=True, nogil=True)
+def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def]
+    """Log and apply `Feedback` in order; what is logged is as it was before it was applied."""
+    rows, items, times_ms, kinds, weights, requests, all_shown, shown_end, seeds = feedback
     user_items, user_best, user_length, user_last = users.items, users.best, users.length, users.last_ms
     log_history, log_weight, log_item, log_count = log.history, log.weight, log.item, log.count
+    start = np.int64(0)
     for e in range(len(rows)):
         u, i, n = rows[e], items[e], user_length[rows[e]]
+        shown = all_shown[start : shown_end[e]]
+        start = shown_end[e]
         history = user_items[u, :n]
-        log.gap[e] = gap_bucket(times_ms[e], user_last[u])
-        log.length[e] = n
+        log.gap[e], log.length[e], log.kind[e] = gap_bucket(times_ms[e], user_last[u]), n, kinds[e]
+        user_last[u] = max(user_last[u], times_ms[e])
+        if kinds[e] == SHOWN:
+            log_item[e, : len(shown)] = shown
+            log_count[e] = len(shown)
+            _offer(users, u, shown, requests[e])
+            continue
         h = min(n, WINDOW)
         for x in range(h):
             log_history[e, WINDOW - h + x] = history[n - h + x]
-        user_last[u] = max(user_last[u], times_ms[e])
-        if weights[e] == 0.0:
+        if kinds[e] != DISLIKED and weights[e] <= 0.0:
             continue
         place = n - 1
         while place >= 0 and history[place] != i:
             place -= 1
         before = user_best[u, place] if place >= 0 else np.uint8(0)
-        if weights[e] < 0.0:
-            if place < 0:
-                log_item[e, 0] = i
-                log_count[e] = 1
-            user_length[u] = _put_last(user_items[u], user_best[u], n, place, i, before)
-            continue
-        strength = np.uint8(min(255.0, max(1.0, np.rint(weights[e] * 10.0))))
-        log_weight[e] = max(0.0, (np.float32(strength) - np.float32(before)) / np.float32(10.0))
+        strength = np.uint8(0)
         log_item[e, 0] = i
-        log_count[e] = 1 if log_weight[e] > 0.0 else 0
-        if place < 0:
-            candidates = candidates_of(view, history, history, MOST_CANDIDATES, scratch)
-            c = len(candidates)
-            chosen = -1
-            for x in range(c):
-                if candidates[x] == i:
-                    chosen = x
-            if chosen >= 0 and c > 1:  # what could not have been offered teaches nothing about ranking
-                state = seeds[e]
-                candidates[chosen], candidates[c - 1] = candidates[c - 1], candidates[chosen]
-                for x in range(min(NEGATIVES, c - 1)):  # Fisher–Yates: distinct negatives
-                    state, r = _random(state)
-                    y = x + np.int64(r % np.uint64(c - 1 - x))
-                    candidates[x], candidates[y] = candidates[y], candidates[x]
-                    log_item[e, 1 + x] = candidates[x]
-                    log_count[e] += 1
-                shown = log_item[e, : log_count[e]]
-                describe(shown, history, view.item_tokens, view.stats, view.step, scratch, log.numbers[e])
+        if kinds[e] == DISLIKED:
+            log_count[e] = 1 if place < 0 else 0
+        else:
+            strength = np.uint8(min(255.0, max(1.0, np.rint(weights[e] * 10.0))))
+            log_weight[e] = max(0.0, (np.float32(strength) - np.float32(before)) / np.float32(10.0))
+            log_count[e] = 1 if log_weight[e] > 0.0 else 0
+            answered = _listed_place(users, u, i, requests[e])
+            if answered >= 0:
+                _log_answer(view, users, u, answered, seeds[e], scratch, log, e)
+                users.taken[u, answered] = 1
+            elif place < 0:
+                _log_choice(view, users, u, i, seeds[e], scratch, log, e)
+        if place < 0 and kinds[e] != CHOSEN:  # a rating is an offer and its answer at once
+            _offer(users, u, log_item[e, :1], np.uint64(0))
+            users.taken[u, users.offers[u] - 1] = kinds[e] == LIKED
         user_length[u] = _put_last(user_items[u], user_best[u], n, place, i, max(before, strength))
+
+
+@nb.njit(cache=True, nogil=True)
+def _log_choice(view, users, u, i, seed, scratch, log, e):  # type: ignore[no-untyped-def]
+    """How item `i` and a few others that could have been offered looked to user `u` before the choice."""
+    history = users.items[u, : users.length[u]]
+    candidates = candidates_of(view, history, history, MOST_CANDIDATES, scratch)
+    c = len(candidates)
+    chosen = -1
+    for x in range(c):
+        if candidates[x] == i:
+            chosen = x
+    if chosen < 0 or c == 1:  # what could not have been offered teaches nothing about ranking
+        return
+    candidates[chosen], candidates[c - 1] = candidates[c - 1], candidates[chosen]
+    n = _draw(candidates[: c - 1], seed, log.item[e, 1:])
+    log.count[e] = 1 + n
+    recall(view, users, u, scratch)
+    described = log.item[e, : log.count[e]]
+    describe(described, history, view.item_tokens, view.stats, view.step, scratch, log.numbers[e])
+
+
+@nb.njit(cache=True, nogil=True)
+def _log_answer(view, users, u, answered, seed, scratch, log, e):  # type: ignore[no-untyped-def]
+    """How an item of the latest list and others of that list looked to user `u` before the choice.
+
+    Others that the user chose before are among them: the pair is then learned both ways, and what the
+    first of the two choices seemed to say against the second is taken back.
+    """
+    history = users.items[u, : users.length[u]]
+    _gather(view, history, history, scratch)
+    n, first = users.listed[u], users.offers[u] - users.listed[u]
+    others = np.empty(n - 1, np.int32)
+    for x in range(n - 1):
+        others[x] = first + x if first + x < answered else first + x + 1
+    drawn = log.item[e, 1:]
+    n = _draw(others, seed, drawn)
+    log.kind[e], log.count[e] = TAKEN, 1 + n
+    position = np.empty(1 + n, np.float32)
+    position[0] = answered - first
+    for x in range(n):
+        position[1 + x] = drawn[x] - first
+        drawn[x] = users.offered[u, drawn[x]]
+    described = log.item[e, : 1 + n]
+    for x in range(1 + n):
+        clear_item(scratch, described[x])
+    recall(view, users, u, scratch)
+    describe(described, history, view.item_tokens, view.stats, view.step, scratch, log.numbers[e])
+    for x in range(1 + n):
+        log.numbers[e, x, POSITION] = np.log1p(position[x])
+
+
+@nb.njit(cache=True, nogil=True)
+def _draw(values, seed, out):  # type: ignore[no-untyped-def]
+    """Draw as many distinct `values` (n,), which it reorders, as `out` holds; returns how many."""
+    state, n = seed, len(values)
+    for x in range(min(len(out), n)):  # Fisher–Yates
+        state, r = _random(state)
+        y = x + np.int64(r % np.uint64(n - x))
+        values[x], values[y] = values[y], values[x]
+        out[x] = values[x]
+    return min(len(out), n)
+
+
+@nb.njit(cache=True, nogil=True)
+def _listed_place(users, u, i, request):  # type: ignore[no-untyped-def]
+    """Where item `i` stands in the list that `request` brought and is not chosen yet; −1 if nowhere."""
+    if request == 0 or users.request[u] != request or users.listed[u] < 2:
+        return -1
+    for place in range(users.offers[u] - users.listed[u], users.offers[u]):
+        if users.offered[u, place] == i and users.taken[u, place] == 0:
+            return place
+    return -1
+
+
+@nb.njit(cache=True, nogil=True)
+def _offer(users, u, shown, request):  # type: ignore[no-untyped-def]
+    """Remember what was shown to user `u`; what the same request brings later continues its list."""
+    room = users.offered.shape[1]
+    shown = shown[-room:]
+    n, m = users.offers[u], len(shown)
+    kept = min(n, room - m)
+    if kept < n:
+        users.offered[u, :kept] = users.offered[u, n - kept : n].copy()
+        users.taken[u, :kept] = users.taken[u, n - kept : n].copy()
+    users.offered[u, kept : kept + m] = shown
+    users.taken[u, kept : kept + m] = 0
+    users.offers[u] = kept + m
+    users.listed[u] = min(room, users.listed[u] + m) if request != 0 and request == users.request[u] else m
+    users.request[u] = request
 
 
 @nb.njit(cache=True, nogil=True)

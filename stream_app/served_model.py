@@ -110,7 +110,7 @@ class ServedModel:
         rows = local[tables.rows]
         stats = self._stats
         stats.count[rows], stats.first[rows], stats.last[rows] = tables.count, tables.first, tables.last
-        stats.met[rows] = tables.met
+        stats.rate[rows] = tables.rate
         stats.trend[rows], stats.by_length[rows] = tables.trend, tables.by_length
         m = min(self.width, tables.neighbours.shape[1])
         refs = tables.neighbours[:, :m]

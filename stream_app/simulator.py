@@ -18,7 +18,7 @@ import numpy as np
 
 from stream_app.choice import DAY_MS, ChoiceModel, Floats, Ints
 from stream_app.events import encode_event
-from stream_app.records import Event, EventItem, Item, User
+from stream_app.events.records import Event, EventItem, Item, User
 
 START_MS = 1_767_571_200_000  # 2026-01-05, a Monday
 LIST_LENGTH = 12

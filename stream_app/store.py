@@ -20,11 +20,11 @@ import numpy as np
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from stream_app.errors import ConfigError, StoreError
+from stream_app.events.records import iso_time
 from stream_app.recommender import Lists, Offered
-from stream_app.records import iso_time
 
 _DAY_S = 86_400
 _REPLACED_TTL_S = 3_600
@@ -221,8 +221,15 @@ class Store:
 
     async def read_list(self, user_id: str) -> dict[str, Any] | None:
         """A user's list, None when there is none."""
-        value = await self._ask(self._redis.get(self.keys.top(user_id)))
-        return None if value is None else msgspec.json.decode(value)
+        [found] = await self.read_lists([user_id])
+        return found
+
+    async def read_lists(self, user_ids: Sequence[str]) -> list[dict[str, Any] | None]:
+        """The lists of several users in one round trip."""
+        if not user_ids:
+            return []
+        values = await self._ask(self._redis.mget([self.keys.top(user_id) for user_id in user_ids]))
+        return [None if value is None else msgspec.json.decode(value) for value in values]
 
     async def erase_user(self, user_id: str, partition: int, offset: int) -> None:
         """Delete all keys of a user, once per tombstone, which `partition` and `offset` of `users` identify.
@@ -364,4 +371,6 @@ class Store:
             hint = "is it running, and is RECS_REDIS_URL right?"
             if "maxmemory" in text:
                 hint = "free memory or raise maxmemory"
+            elif isinstance(error, AuthenticationError) or "HELLO" in text:
+                hint = "check user and password in RECS_REDIS_URL"
             raise StoreError(f"Redis at {self._where}: {text or type(error).__name__}; {hint}") from error

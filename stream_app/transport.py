@@ -131,18 +131,18 @@ class EventSource:
     ) -> None:
         self._connection = connection
         self._topic = topic
-        self._consumer = aiokafka.AIOKafkaConsumer(
-            **connection.arguments(),
-            group_id=group,
-            group_instance_id=instance or None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=4 << 20,
-            session_timeout_ms=int(session_timeout_s * 1000),
-            heartbeat_interval_ms=int(session_timeout_s * 1000 / 10),
-            max_poll_interval_ms=300_000,
-        )
+        self._consumer: Any = None  # made by `start`, in the loop that will use it
+        self._arguments: dict[str, Any] = {
+            "group_id": group,
+            "group_instance_id": instance or None,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "isolation_level": "read_committed",
+            "max_partition_fetch_bytes": 4 << 20,
+            "session_timeout_ms": int(session_timeout_s * 1000),
+            "heartbeat_interval_ms": int(session_timeout_s * 1000 / 10),
+            "max_poll_interval_ms": 300_000,
+        }
         self._on_revoked = on_revoked
 
     async def start(self) -> None:
@@ -158,6 +158,7 @@ class EventSource:
             async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
                 return None
 
+        self._consumer = aiokafka.AIOKafkaConsumer(**self._connection.arguments(), **self._arguments)
         await self._connection.ask(self._consumer.start(), f"reading topic {self._topic}")
         self._consumer.subscribe([self._topic], listener=_Listener())
 
@@ -185,6 +186,8 @@ class EventSource:
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
         """Commit the next offset to read, by partition, of partitions that are still ours."""
+        if not offsets:
+            return
         ours = {p.partition for p in self._consumer.assignment()}
         positions = {TopicPartition(self._topic, p): o for p, o in offsets.items() if p in ours}
         if positions:
@@ -211,14 +214,13 @@ class LogReader:
         self._connection = connection
         self._topic = topic
         self._from_end = from_end
-        self._consumer = aiokafka.AIOKafkaConsumer(
-            topic,
-            **connection.arguments(),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=4 << 20,
-        )
+        self._consumer: Any = None  # made by `start`
+        self._arguments: dict[str, Any] = {
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "isolation_level": "read_committed",
+            "max_partition_fetch_bytes": 4 << 20,
+        }
         self._ends: dict[TopicPartition, int] = {}
 
     async def start(self, offsets: Mapping[int, int] | None = None) -> None:
@@ -231,6 +233,8 @@ class LogReader:
             messages were deleted or the topic was made anew, so what was learned does not belong to it.
         """
         ask = self._connection.ask
+        arguments = self._connection.arguments() | self._arguments
+        self._consumer = aiokafka.AIOKafkaConsumer(self._topic, **arguments)
         await ask(self._consumer.start(), f"reading topic {self._topic}")
         partitions = sorted(self._consumer.assignment())
         if not partitions:
@@ -269,22 +273,31 @@ class LogReader:
 
 
 class Sender:
-    """Sends messages, and waits until the brokers have them."""
+    """Sends messages, and waits until the brokers have them.
 
-    def __init__(self, connection: Connection, *, linger_ms: int = 5) -> None:
+    Parameters
+    ----------
+    linger_ms
+        How long a batch waits for company. The callers here hand over everything they have at once and wait
+        for it, so 0 is right unless many of them share a sender.
+    """
+
+    def __init__(self, connection: Connection, *, linger_ms: int = 0) -> None:
         self._connection = connection
-        self._producer = aiokafka.AIOKafkaProducer(
-            **connection.arguments(),
-            acks="all",
-            enable_idempotence=True,
-            linger_ms=linger_ms,
-            max_request_size=8 << 20,
-            compression_type="lz4",
-            request_timeout_ms=int(connection.timeout_s * 1000),
-        )
+        self._producer: Any = None  # made by `start`
+        self._arguments: dict[str, Any] = {
+            "acks": "all",
+            "enable_idempotence": True,
+            "linger_ms": linger_ms,
+            "max_batch_size": 1 << 20,  # one message of examples, or a thousand events, in one batch
+            "max_request_size": 8 << 20,
+            "compression_type": "lz4",
+            "request_timeout_ms": int(connection.timeout_s * 1000),
+        }
 
     async def start(self) -> None:
         """Connect."""
+        self._producer = aiokafka.AIOKafkaProducer(**self._connection.arguments(), **self._arguments)
         await self._connection.ask(self._producer.start(), "connecting")
 
     async def stop(self) -> None:
@@ -311,7 +324,9 @@ class Sender:
 
 
 async def _stop(client: Any) -> None:
-    """Stop a client; one that hangs is left behind after a few seconds."""
+    """Stop a client, if it was made; one that hangs is left behind after a few seconds."""
+    if client is None:
+        return
     try:
         await asyncio.wait_for(client.stop(), 5)
     except (KafkaError, OSError, TimeoutError):

@@ -9,7 +9,15 @@
     8   offset       int64     last applied offset of that partition
     16  last_ms      int64     latest event time
     24  keys         uint64 × n, the most recent last
-    ..  best         uint8 × n, strongest feedback so far in tenths
+    ..  best         uint8 × n, strongest feedback so far in tenths, 0 where the user did not like the item
+
+and, for users who were offered something::
+
+    0   request      uint64    token of the request of the latest list
+    8   listed       uint16    items of that list
+    10  offers       uint16    m
+    12  keys         uint64 × m, the most recent last
+    ..  taken        uint8 × m, 1 where the user chose the item
 """
 
 from __future__ import annotations
@@ -24,7 +32,9 @@ from stream_app.errors import StoreError
 from stream_app.item_index import USER_TOKENS, ItemIndex, user_tokens
 from stream_app.scoring import Users
 
+OFFERS = 128  # latest offers remembered per user
 _HEAD = struct.Struct("<2sHHHqq")
+_OFFERS = struct.Struct("<QHH")
 _MAGIC = b"U1"
 _HEADS = np.dtype(
     [
@@ -36,6 +46,7 @@ _HEADS = np.dtype(
         ("last_ms", "<i8"),
     ]
 )  # the same for many users
+_OFFERS_HEADS = np.dtype([("request", "<u8"), ("listed", "<u2"), ("offers", "<u2")])
 
 
 class UserTable:
@@ -65,6 +76,7 @@ class UserTable:
         self.max_items = max_items
         self._rows: dict[str, int] = {}  # in order of use, the least recent first
         self._free: list[int] = []
+        self.fields: set[str] = set()  # names of users' attributes
         self._tokens: dict[str, list[int]] = {}  # of users that the shop described
         self.partition: NDArray[np.int32] = np.zeros(0, np.int32)
         self.offset: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -75,6 +87,11 @@ class UserTable:
             length=np.zeros(0, np.int32),
             last_ms=np.zeros(0, np.int64),
             tokens=np.zeros((0, USER_TOKENS), np.uint64),
+            offered=np.zeros((0, OFFERS), np.int32),
+            taken=np.zeros((0, OFFERS), np.uint8),
+            offers=np.zeros(0, np.int32),
+            request=np.zeros(0, np.uint64),
+            listed=np.zeros(0, np.int32),
         )
 
     def __len__(self) -> int:
@@ -150,7 +167,7 @@ class UserTable:
         StoreError
             If the state cannot be read; the user is then not in memory.
         """
-        partition, offset, last_ms, keys, best = _unpack(user_id, state)
+        partition, offset, last_ms, keys, best, offers = _unpack(user_id, state)
         row = self._rows.pop(user_id, -1)  # who is in memory already is loaded again in place
         if row < 0:
             row = self._take_row()
@@ -160,6 +177,7 @@ class UserTable:
         users.items[row, :n] = self.items.numbers_of_keys(keys[len(keys) - n :])
         users.best[row, :n] = best[len(best) - n :]
         users.length[row], users.last_ms[row] = n, last_ms
+        self._put_offers(row, offers)
         self.lists[row : row + 1] = -1
         self.partition[row], self.offset[row] = partition, offset
         self._put_tokens(row, user_id)
@@ -186,29 +204,68 @@ class UserTable:
             _MAGIC, int(self.partition[row]), n, 0, int(self.offset[row]), int(self.users.last_ms[row])
         )
         keys = self.items.keys[self.users.items[row, :n]]
-        return head + keys.tobytes() + self.users.best[row, :n].tobytes()
+        return head + keys.tobytes() + self.users.best[row, :n].tobytes() + self._pack_offers(row)
+
+    def _pack_offers(self, row: int) -> bytes:
+        users = self.users
+        m = int(users.offers[row])
+        if m == 0:
+            return b""
+        keys = self.items.keys[users.offered[row, :m]]
+        head = _OFFERS.pack(int(users.request[row]), int(users.listed[row]), m)
+        return head + keys.tobytes() + users.taken[row, :m].tobytes()
+
+    def _put_offers(self, row: int, packed: bytes) -> None:
+        users = self.users
+        request, listed, m = _OFFERS.unpack_from(packed) if packed else (0, 0, 0)
+        keys = np.frombuffer(packed, np.uint64, m, _OFFERS.size if packed else 0)
+        taken = np.frombuffer(packed, np.uint8, m, _OFFERS.size + 8 * m if packed else 0)
+        m = min(m, users.offered.shape[1])
+        users.offered[row, :m] = self.items.numbers_of_keys(keys[len(keys) - m :])
+        users.taken[row, :m] = taken[len(taken) - m :]
+        users.offers[row], users.request[row], users.listed[row] = m, request, min(listed, m)
 
     def pack_all(self, user_ids: Sequence[str]) -> list[tuple[str, bytes]]:
         """Users in memory with their states, as `pack` makes them one by one."""
-        rows = self.rows_of(user_ids)  # (m,)
-        users, n = self.users, self.users.length[rows]
+        rows, users = self.rows_of(user_ids), self.users  # (m,)
         heads = np.zeros(len(rows), _HEADS)
-        heads["magic"], heads["partition"], heads["length"] = _MAGIC, self.partition[rows], n
+        heads["magic"], heads["partition"], heads["length"] = _MAGIC, self.partition[rows], users.length[rows]
         heads["offset"], heads["last_ms"] = self.offset[rows], users.last_ms[rows]
+        offers = np.zeros(len(rows), _OFFERS_HEADS)
+        offers["request"], offers["listed"] = users.request[rows], users.listed[rows]
+        offers["offers"] = users.offers[rows]
+        head, keys, best, n = heads.tobytes(), *self._flat(rows, users.items, users.best, users.length)
+        more, offered, taken, m = (
+            offers.tobytes(),
+            *self._flat(rows, users.offered, users.taken, users.offers),
+        )
+        h, o = _HEAD.size, _OFFERS.size
+        states = []
+        for x, user_id in enumerate(user_ids):
+            a, b, c, d = n[x], n[x + 1], m[x], m[x + 1]
+            state = head[h * x : h * x + h] + keys[8 * a : 8 * b] + best[a:b]
+            if d > c:
+                state += more[o * x : o * x + o] + offered[8 * c : 8 * d] + taken[c:d]
+            states.append((user_id, state))
+        return states
+
+    def _flat(
+        self,
+        rows: NDArray[np.int32],
+        numbers: NDArray[np.int32],
+        flags: NDArray[np.uint8],
+        filled: NDArray[np.int32],
+    ) -> tuple[bytes, bytes, list[int]]:
+        """Keys and flags of the filled places of rows, one row behind the other, and where each begins."""
+        n = filled[rows]
         longest = int(n.max(initial=0))
-        filled = np.arange(longest) < n[:, None]  # (m, longest)
-        keys = self.items.keys[users.items[rows, :longest][filled]].tobytes()
-        best, head = users.best[rows, :longest][filled].tobytes(), heads.tobytes()
-        ends = np.cumsum(n).tolist()
-        return [
-            (user_id, head[h : h + _HEAD.size] + keys[8 * a : 8 * b] + best[a:b])
-            for user_id, h, a, b in zip(
-                user_ids, range(0, len(head), _HEAD.size), [0, *ends], ends, strict=False
-            )
-        ]
+        places = np.arange(longest) < n[:, None]  # (m, longest)
+        keys = self.items.keys[numbers[rows, :longest][places]].tobytes()
+        return keys, flags[rows, :longest][places].tobytes(), [0, *np.cumsum(n).tolist()]
 
     def describe(self, user_id: str, attributes: dict[str, object]) -> None:
         """Take over what the shop says about a user."""
+        self.fields.update(attributes)
         self._tokens[user_id] = user_tokens(user_id, attributes)
         if user_id in self._rows:
             self._put_tokens(self._rows[user_id], user_id)
@@ -255,16 +312,20 @@ class UserTable:
         self.partition, self.offset = bigger(self.partition), bigger(self.offset)
 
 
-def _unpack(user_id: str, state: bytes | None) -> tuple[int, int, int, NDArray[np.uint64], NDArray[np.uint8]]:
+def _unpack(
+    user_id: str, state: bytes | None
+) -> tuple[int, int, int, NDArray[np.uint64], NDArray[np.uint8], bytes]:
     if state is None:
-        return 0, -1, -1, np.zeros(0, np.uint64), np.zeros(0, np.uint8)
+        return 0, -1, -1, np.zeros(0, np.uint64), np.zeros(0, np.uint8), b""
     if len(state) < _HEAD.size or state[:2] != _MAGIC:
         raise StoreError(
             f"the state of user {user_id!r} is of an unknown format: delete its key to start afresh"
         )
     _, partition, n, _, offset, last_ms = _HEAD.unpack_from(state)
-    if len(state) != _HEAD.size + 9 * n:
+    offers = state[_HEAD.size + 9 * n :]
+    m = _OFFERS.unpack_from(offers)[2] if len(offers) >= _OFFERS.size else 0
+    if len(state) < _HEAD.size + 9 * n or len(offers) != (_OFFERS.size + 9 * m if m else 0):
         raise StoreError(f"the state of user {user_id!r} is cut: delete its key to start afresh")
     keys = np.frombuffer(state, np.uint64, n, _HEAD.size)
     best = np.frombuffer(state, np.uint8, n, _HEAD.size + 8 * n)
-    return partition, offset, last_ms, keys, best
+    return partition, offset, last_ms, keys, best, offers

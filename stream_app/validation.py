@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stream_app import formats
 from stream_app.errors import InputError
-from stream_app.records import Event, Item
+from stream_app.events.records import Event, Item
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from typing import Any
 from mode import Service
 
 from stream_app.config import Settings
-from stream_app.dead_letters import Rejected
 from stream_app.errors import EventError, RecsError, ReleaseError, StoreError, TransportError
 from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
+from stream_app.events.dead_letters import Rejected
 from stream_app.failpoints import failpoint
 from stream_app.recommender import Lists, Outcome, Recommender
 from stream_app.release import Overlay, Release
@@ -32,7 +32,6 @@ from stream_app.transport import Connection, EventSource, LogReader, OutMessage,
 
 POLL_S = 0.1
 COMMIT_S = 0.25
-SYNC_S = 0.5  # between looks for a new release or overlay
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -163,7 +162,7 @@ class Worker(Service):
         """
         async with self._batch:
             now = time.monotonic()
-            if now - self._last_sync >= SYNC_S:
+            if now - self._last_sync >= self.settings.overlay_interval_s / 2:
                 self._last_sync = now
                 await self._follow(0)
                 await self._try(self._sync, "reading the model")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_app.errors import ConfigError, EventError, InputError
-from stream_app.fields import parse_object
+from stream_app.events.fields import parse_object
 from stream_app.formats.delimited import Columns, guess_delimiter, parse_columns, read_csv
 from stream_app.formats.jsonlines import MAX_LINE_BYTES, parse_canonical, parse_metarank, parse_otto
 from stream_app.formats.lines import BadLines, Progress, Record, parse_lines, read_lines

@@ -14,11 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from stream_app.dialects import to_canonical
 from stream_app.errors import ConfigError, EventError, InputError
 from stream_app.events import event_from_fields
+from stream_app.events.dialects import to_canonical
+from stream_app.events.records import Event, Item
 from stream_app.formats.lines import BadLines, Progress, Record, read_lines
-from stream_app.records import Event, Item
 
 DELIMITERS = ",;\t|"
 EVENT_FIELDS = (

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stream_app.catalogue import decode_item, decode_user
 from stream_app.errors import EventError
 from stream_app.events import DEFAULT_POLICY, DecodePolicy, decode_event, event_from_fields
-from stream_app.fields import attributes, identifier, number, parse_object, show
+from stream_app.events.catalogue import decode_item, decode_user
+from stream_app.events.fields import attributes, identifier, number, parse_object, show
+from stream_app.events.records import MAX_AMOUNT, Item, User
 from stream_app.formats.lines import Record
-from stream_app.records import MAX_AMOUNT, Item, User
 
 MAX_LINE_BYTES = 16_000_000  # one OTTO line is a whole session
 

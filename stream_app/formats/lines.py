@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from stream_app.errors import EventError, InputError
-from stream_app.records import Event, Item, User
+from stream_app.events.records import Event, Item, User
 
 Record = Event | Item | User
 Progress = Callable[[int, int], None]

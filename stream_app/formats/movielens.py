@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from stream_app.errors import EventError, InputError
-from stream_app.fields import parse_time_ms
+from stream_app.events.fields import parse_time_ms
+from stream_app.events.records import Event, Item, Scalar, User
 from stream_app.formats.lines import BadLines, Progress, Record, read_lines, unreadable
-from stream_app.records import Event, Item, Scalar, User
 
 RATING_FILES = ("u.data", "ratings.dat", "ratings.csv", "ml_100k.csv")
 

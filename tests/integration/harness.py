@@ -24,13 +24,11 @@ from typing import Any, TypeVar, cast
 import redis
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
 
 from stream_app.config import Settings, load_settings
 from stream_app.embedded import free_port
@@ -151,7 +149,7 @@ class Deployment:
         self.ledger: list[Sent] = []  # what was sent to `events`
         client = {"bootstrap.servers": bootstrap, "log_level": 0}
         self._producer = Producer({**client, "enable.idempotence": True, "linger.ms": 5})
-        self._admin = AdminClient(client)
+        self._group = Consumer({**client, "group.id": self.settings.group})  # looks, and never joins
         self._started: Counter[str] = Counter()
 
     def create_topics(self) -> None:
@@ -189,6 +187,8 @@ class Deployment:
         for role in self.roles:
             if role.running:
                 role.kill()
+        self._group.close()
+        del self._producer, self._group  # while the broker lives: without one their end takes long
         self.redis.close()
 
     # In
@@ -250,13 +250,13 @@ class Deployment:
             consumer.close()
 
     def committed(self) -> dict[int, int]:
-        """The workers' committed offset by partition of `events`."""
-        group = self.settings.group
-        [future] = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
-        places = future.result(10).topic_partitions
-        return {
-            p.partition: p.offset for p in places if p.topic == self.settings.events_topic and p.offset > 0
-        }
+        """The workers' committed offset by partition of `events`, none while the group has no coordinator."""
+        places = [TopicPartition(self.settings.events_topic, p) for p in range(self.settings.partitions)]
+        try:
+            found = self._group.committed(places, timeout=10)
+        except KafkaException:
+            return {}
+        return {p.partition: p.offset for p in found if p.offset > 0}
 
     def consumed(self) -> bool:
         """Whether the workers committed everything that the ledger holds."""
@@ -320,9 +320,22 @@ def shop_messages(events: int, seed: int = 3) -> tuple[list[Message], list[Messa
     return items, messages
 
 
-def produce(system: Deployment, events: int) -> list[Message]:
+def feed(system: Deployment, holds: Callable[[], T], what: str, within_s: float = 90) -> T:
+    """Send events bit by bit, so that the learner keeps up with the worker, until a condition holds."""
+
+    def fed() -> T:
+        answer = holds()
+        if not answer:
+            produce(system, 300, seed=len(system.ledger))
+            system.until_consumed()
+        return answer
+
+    return system.until(fed, what, within_s)
+
+
+def produce(system: Deployment, events: int, seed: int = 3) -> list[Message]:
     """Send a small shop's items and events; returns the items."""
-    items, messages = shop_messages(events)
+    items, messages = shop_messages(events, seed)
     system.send(system.settings.items_topic, items)
     system.send_events(messages)
     return items

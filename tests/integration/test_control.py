@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from stream_app.events import Event, encode_event, encode_item
-from stream_app.records import Item
-from tests.integration.harness import SMALL, Deployment, produce
+from stream_app.events.records import Item
+from tests.integration.harness import SMALL, Deployment, feed
 from tests.integration.verifier import recompute, unpack
 
 # Every proposal is promoted: what is tested is what commands do, not what the guard thinks.
@@ -24,8 +24,8 @@ class Shop:
     def __init__(self, system: Deployment) -> None:
         self.system = system
         self.process = system.start("worker", "learner", wait=False)
-        produce(system, 2_000)
-        system.until_consumed()
+        shared = system.key("global", "trending")
+        feed(system, lambda: len(system.ledger) > 2_000 and system.redis.exists(shared), "the model begins")
         self.users = sorted(recompute(system.ledger, system.settings).users)
 
     @property
@@ -72,16 +72,10 @@ def shop(module_deploy: Callable[..., Deployment]) -> Shop:
 
 
 def test_prune_now_and_rollback(shop: Shop) -> None:
-    """`recs prune now` puts a release on trial that is served after the guard's yes; rollback serves the one before."""
+    """`recs prune now` puts a release on trial, the guard lets it serve, rollback takes it back."""
     first = shop.current
     shop.recs("prune", "now")
-
-    def promoted() -> bool:
-        if shop.current == first:
-            shop.act(f"pruner{len(shop.system.ledger)}", [f"i{n}" for n in range(20)])
-        return shop.current not in ("", first)
-
-    shop.system.until(promoted, "the pruned release is served")
+    feed(shop.system, lambda: shop.current not in ("", first), "the pruned release is served")
     shop.recs("prune", "rollback", "--reason", "a test")
     shop.system.until(lambda: shop.current == first, "the release before is served")
     verdicts = [(r["verdict"], r["reason"]) for r in shop.history()]
@@ -91,7 +85,7 @@ def test_prune_now_and_rollback(shop: Shop) -> None:
 
 @pytest.mark.parametrize("how", ["tombstone", "command"])
 def test_erased_user_is_gone_and_may_come_back(shop: Shop, how: str) -> None:
-    """An erased user's keys vanish; what the user does afterwards stays, also when the worker starts again."""
+    """An erased user's keys vanish; what the user does afterwards stays, even over a restart."""
     system, user_id = shop.system, f"erased-{how}"
     shop.act(user_id, ["a", "b"])
     assert system.state(user_id) is not None
@@ -112,7 +106,7 @@ def test_erased_user_is_gone_and_may_come_back(shop: Shop, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["hidden", "sold out", "tombstone"])
 def test_withdrawn_item_leaves_all_lists(shop: Shop, how: str) -> None:
-    """An item that is hidden, sold out or deleted leaves the lists of all users in memory, and the shared ones."""
+    """An item that is hidden, sold out or deleted leaves users' lists and the shared ones."""
     system = shop.system
     for user_id in shop.users[:40]:
         shop.system.send_events([(user_id.encode(), _checkout(user_id, how))])

@@ -6,19 +6,17 @@ import json
 from collections.abc import Callable
 
 from pruning import Ledger
-from tests.integration.harness import SMALL, Deployment, produce
+from tests.integration.harness import SMALL, Deployment, feed, produce
 from tests.integration.verifier import check_examples, check_users, recompute
 
 
 def test_stock_river_classifier_is_pruned_and_served(deploy: Callable[..., Deployment]) -> None:
     """River's logistic regression learns, is pruned, promoted and serves the lists of users who come back."""
     system = deploy(
-        **(SMALL | {"prune_first": 300, "prune_interval": 10_000, "ranker": "linear_model.LogisticRegression"}),
+        **(SMALL | {"prune_first": 300, "ranker": "linear_model.LogisticRegression"}),
         prune_amount=0.3, guard_samples=100, guard_tolerance=1, guard_overlap=0,
     )  # fmt: skip
     worker, learner = system.start("worker", wait=False), system.start("learner", wait=False)
-    produce(system, 2_500)
-    system.until_consumed()
 
     def promoted() -> dict[str, object] | None:
         version = system.redis.get(system.key("model", "current"))
@@ -26,7 +24,7 @@ def test_stock_river_classifier_is_pruned_and_served(deploy: Callable[..., Deplo
         found = json.loads(meta) if meta else {}  # type: ignore[arg-type]
         return found if found.get("step", 0) > 0 else None
 
-    meta = system.until(promoted, "a pruned release is served", within_s=90)
+    meta = feed(system, promoted, "a pruned release is served")
     [record, *_] = Ledger(system.settings.state_dir / "ledger.jsonl").read()
     assert record.verdict == "promote"
     assert record.weights_after < record.weights_before

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from river import linear_model, metrics
 
 from pruning import (
+    DecisionRecord,
     Examples,
     FTRLProximal,
     Guard,
@@ -18,6 +19,7 @@ from pruning import (
     curve,
     field_id,
     plot,
+    plot_history,
     progressive,
     quality,
     select_fields,
@@ -101,6 +103,24 @@ def test_the_curve_is_drawn(tmp_path: Path) -> None:
     data = path.read_bytes()
     assert data.startswith(b"\x89PNG")
     assert len(data) > 10_000
+
+
+def test_a_ledger_is_drawn(tmp_path: Path) -> None:
+    """Every verdict, with or without measured evidence, finds its place in the picture."""
+    pytest.importorskip("matplotlib", reason="drawing is an optional extra")
+    records = [
+        DecisionRecord(f"v{i}", None, verdict, "why", step=1000 * i, bytes_after=5000, evidence=evidence)
+        for i, (verdict, evidence) in enumerate(
+            [
+                ("promote", {"difference": -1e-4}),
+                ("reject", {"difference": 2e-3}),
+                ("undecided", {}),
+                ("rollback", {}),
+            ]
+        )
+    ]
+    assert plot_history(records, tmp_path / "ledger.png").stat().st_size > 5000
+    assert plot_history([], tmp_path / "empty.png").exists()
 
 
 def test_settings_that_make_no_curve_are_refused() -> None:

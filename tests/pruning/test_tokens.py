@@ -40,3 +40,9 @@ def test_values_that_are_no_finite_numbers_are_named(value: object) -> None:
     """A value that cannot be learned raises an error that names the feature."""
     with pytest.raises(NonFiniteError, match="'price'"):
         encode({"price": value})
+
+
+def test_equal_keys_of_other_types_are_other_features() -> None:
+    """1, 1.0 and True are three features, whichever is seen first."""
+    assert len({feature_token(1), feature_token(1.0), feature_token(True)}) == 3
+    assert len({feature_token(("a", 1)), feature_token(("a", True))}) == 2

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from stream_app.baselines import (
+from stream_app.evaluation.baselines import (
     BASELINES,
     Baseline,
     ClickRate,
@@ -19,8 +19,8 @@ from stream_app.baselines import (
     RiverBiasedMF,
     SessionKNN,
 )
+from stream_app.evaluation.protocols import ProbabilityModel, Recommender, Scorer
 from stream_app.events import Event, EventItem
-from stream_app.protocols import ProbabilityModel, Recommender, Scorer
 
 
 def views(n: int, n_users: int = 6, n_items: int = 15, seed: int = 0) -> list[Event]:

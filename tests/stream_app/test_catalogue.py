@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from stream_app.catalogue import decode_item, decode_user, encode_item, encode_user
 from stream_app.errors import EventError
-from stream_app.records import Item, Tombstone, User
+from stream_app.events.catalogue import decode_item, decode_user, encode_item, encode_user
+from stream_app.events.records import Item, Tombstone, User
 
 
 def test_item_round_trip() -> None:

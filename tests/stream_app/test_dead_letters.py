@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from stream_app.dead_letters import Rejected
 from stream_app.errors import EventError
+from stream_app.events.dead_letters import Rejected
 
 
 def rejected(value: bytes | None, key: bytes | None = b"u1") -> Rejected:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from stream_app.dialects import canonical_type, squash
 from stream_app.errors import EventError
 from stream_app.events import DecodePolicy, EventItem, decode_event, feedback
+from stream_app.events.dialects import canonical_type, squash
 
 T_MS = 1_767_607_200_123
 

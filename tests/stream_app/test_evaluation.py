@@ -15,13 +15,20 @@ from rich.console import Console
 from river import metrics as river_metrics
 from river import optim, reco
 
-from stream_app.baselines import Baseline, ClickRate, IncrementalMF, ItemKNN, Popularity, RiverBiasedMF
 from stream_app.evaluation import evaluate, plot, render
-from stream_app.evaluation_report import EvaluationReport
+from stream_app.evaluation.baselines import (
+    Baseline,
+    ClickRate,
+    IncrementalMF,
+    ItemKNN,
+    Popularity,
+    RiverBiasedMF,
+)
+from stream_app.evaluation.metrics import rank_of
+from stream_app.evaluation.plan import Record
+from stream_app.evaluation.report import EvaluationReport
 from stream_app.events import Event, EventItem, Item, User
 from stream_app.formats import read
-from stream_app.metrics import rank_of
-from stream_app.prequential import Record
 
 Floats = np.ndarray
 

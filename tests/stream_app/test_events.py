@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
-from stream_app import events
 from stream_app.errors import EventError
 from stream_app.events import (
     CANONICAL_TYPES,
@@ -21,10 +20,11 @@ from stream_app.events import (
     decode_events,
     decode_item,
     decode_user,
+    decoding,
     encode_event,
     feedback,
 )
-from stream_app.records import LATEST_MS
+from stream_app.events.records import LATEST_MS
 
 T_MS = 1_767_607_200_123
 CONTRACT = {
@@ -58,7 +58,7 @@ def error(message: bytes | None, **options: Any) -> EventError:
 
 
 def slow(message: bytes) -> Event:
-    return events._slow(message, (), DecodePolicy(), LATEST_MS, None)
+    return decoding._slow(message, (), DecodePolicy(), LATEST_MS, None)
 
 
 class TestCanonicalEvents:
@@ -74,7 +74,7 @@ class TestCanonicalEvents:
     def test_both_paths_agree(self, event_type: str) -> None:
         """The typed decode and the tolerant decode give equal events."""
         message = json.dumps(CONTRACT | {"event_type": event_type}).encode()
-        fast = events._fast(message, DecodePolicy(), LATEST_MS)
+        fast = decoding._fast(message, DecodePolicy(), LATEST_MS)
         assert fast is not None
         assert fast == slow(message)
 

@@ -137,7 +137,8 @@ def test_items_are_mentioned_in_the_order_of_their_first_mention(rows):
         partition=0, offsets=np.arange(e), times_ms=np.arange(e), ids=[""] * 10,
         keys=np.arange(10, dtype=np.uint64),
         history=numbers[:, :2], length=np.zeros(e, np.int32), gap=np.zeros(e, np.uint8),
-        weight=np.ones(e, np.float32), users=np.zeros((e, 8), np.uint64), item=numbers[:, 2:],
+        kind=np.zeros(e, np.uint8), weight=np.ones(e, np.float32),
+        users=np.zeros((e, 8), np.uint64), item=numbers[:, 2:],
         count=np.zeros(e, np.int32), numbers=np.zeros((e, 2, 1), np.float32),
     )  # fmt: skip
     assert examples.mentioned().tolist() == [*dict.fromkeys(n for row in rows for n in row if n >= 0)]

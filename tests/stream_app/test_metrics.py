@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import metrics as river_metrics
 
-from stream_app import metrics
-from stream_app.metrics import ABSENT
+from stream_app.evaluation import metrics
+from stream_app.evaluation.metrics import ABSENT
 
 K = 10
 ranks_lists = st.lists(st.integers(ABSENT, 15), min_size=1, max_size=30)
@@ -192,6 +192,17 @@ def test_probabilities_of_scores_are_calibrated(sign: float) -> None:
     result = metrics.calibration(y.ravel(), p.ravel())
     assert result.ece < 0.02
     assert metrics.log_loss(y.ravel(), p.ravel()) < math.log(2) - 0.05
+
+
+def test_probabilities_of_scores_do_not_mind_the_place_of_the_scale() -> None:
+    """Scores of a narrow range far from 0 are as good as others."""
+    rng = np.random.default_rng(6)
+    scores = rng.normal((1.0, 0.0), size=(2000, 2))
+    y = np.tile([1.0, 0.0], len(scores))
+    near = metrics.log_loss(y, metrics.probabilities_of_scores(scores).ravel())
+    far = metrics.log_loss(y, metrics.probabilities_of_scores(1e6 + scores).ravel())
+    assert near < 0.65
+    assert far == pytest.approx(near, abs=0.02)
 
 
 def test_scores_that_say_nothing_have_even_probabilities() -> None:

@@ -79,7 +79,7 @@ def test_the_bound_is_never_exceeded_and_restarts_are_exact(bound: int, seed: in
     assert restored.to_bytes() == model.to_bytes()
 
 
-def test_eviction_keeps_the_salient_features() -> None:
+def test_eviction_keeps_the_useful_features() -> None:
     """A feature that decides survives a flood of features seen once."""
     model = FTRLClassifier(alpha=0.5, max_features=200)
     rng = np.random.default_rng(0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from stream_app.evaluation.plan import Plan, make_plan
 from stream_app.events import Event, EventItem, Item
-from stream_app.prequential import Plan, make_plan
 
 
 def view(t: int, user_id: str, item_id: str) -> Event:

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.metrics import order_by_score
-from stream_app.ranking import ItemNumbers, top_k
+from stream_app.evaluation.metrics import order_by_score
+from stream_app.evaluation.ranking import ItemNumbers, top_k
 
 ids_lists = st.lists(st.text(max_size=3), max_size=40)
 

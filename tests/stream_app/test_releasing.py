@@ -200,6 +200,8 @@ def some_users(n_items: int) -> Users:
     users = Users(
         items=np.zeros((20, 30), np.int32), best=np.zeros((20, 30), np.uint8), length=np.zeros(20, np.int32),
         last_ms=np.zeros(20, np.int64), tokens=np.zeros((20, USER_TOKENS), np.uint64),
+        offered=np.zeros((20, 1), np.int32), taken=np.zeros((20, 1), np.uint8), offers=np.zeros(20, np.int32),
+        request=np.zeros(20, np.uint64), listed=np.zeros(20, np.int32),
     )  # fmt: skip
     for u in range(20):
         users.items[u, :u] = rng.choice(n_items, u, replace=False)
@@ -254,6 +256,20 @@ def test_examples_of_items_newer_than_the_trial_are_left_out(batches: list[Examp
     losses, overlap = cycle._replay(trial, replace(batch, keys=keys))
     several = int((batch.count > 1).sum())
     assert 0 < len(losses) == len(overlap) < several and np.isfinite(losses).all()
+
+
+def test_a_batch_without_others_tells_a_trial_nothing(batches: list[ExampleBatch]) -> None:
+    """Examples that were compared with nothing are no samples, on trial and on watch."""
+    cycle = cycle_of()
+    alone = [replace(b, count=np.minimum(b.count, 1)) for b in batches]
+    for batch in batches[:20]:
+        cycle.learner.learn(batch)
+    cycle.propose()
+    trial = cycle._trial
+    assert trial is not None
+    for promoted in (False, True):
+        trial.promoted = promoted
+        assert cycle.observe(alone[25]) is None and trial.samples == 0
 
 
 def test_overlap_is_the_share_of_common_items() -> None:

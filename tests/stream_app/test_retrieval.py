@@ -16,6 +16,7 @@ from stream_app.retrieval import (
     HALF_LIVES,
     KEEP_ROW,
     MAX_ROW,
+    MET,
     WINDOW,
     CoVisits,
     ItemStats,
@@ -41,15 +42,19 @@ class Oracle:
     def __init__(self) -> None:
         self.rows: dict[int, dict[int, np.float32]] = defaultdict(dict)
         self.count: dict[int, np.float32] = defaultdict(lambda: f32(0))
+        self.met: dict[int, int] = defaultdict(int)
         self.visits: list[tuple[int, int, float, int]] = []  # item, step, amount, history length
 
     def visit(self, history: list[int], item: int, amount: float, step: int) -> None:
-        weight = f32(amount)
+        weight = f32(amount if amount > 0 else MET)
         for j in history[::-1][:WINDOW]:
             if j != item:
                 self._link(j, item, weight)
                 self._link(item, j, f32(BACKWARD) * weight)
             weight = weight * f32(DECAY)
+        if amount <= 0:  # met, and not liked
+            self.met[item] += 1
+            return
         self.count[item] = self.count[item] + f32(amount)
         self.visits.append((item, step, amount, len(history)))
 
@@ -71,7 +76,7 @@ def random_visits(n: int, n_items: int, seed: int, longest: int = 70) -> list[tu
     for _ in range(n):
         size = min(int(rng.integers(0, longest)), n_items)
         history = rng.choice(n_items, size=size, replace=False, p=share).tolist()
-        out.append((history, int(rng.choice(n_items, p=share)), float(rng.choice([1.0, 3.0, 0.5]))))
+        out.append((history, int(rng.choice(n_items, p=share)), float(rng.choice([1.0, 3.0, 0.5, 0.0]))))
     return out
 
 
@@ -164,6 +169,7 @@ def test_counters_equal_their_oracle(learned: tuple[CoVisits, ItemStats, Oracle]
         last[item] = step
     count = [oracle.count[i] for i in range(900)]
     np.testing.assert_allclose(stats.count[:900], count)
+    assert stats.met[:900].tolist() == [oracle.met[i] for i in range(900)]
     np.testing.assert_allclose(stats.by_length[:900], by_length)
     np.testing.assert_allclose(stats.discount[:900], (1 + np.array(count, float)) ** -0.4, rtol=1e-5)
     assert stats.first[:900].tolist() == first.tolist()
@@ -206,7 +212,9 @@ def test_served_rows_are_the_best_scored_and_within_half_a_level(
     export_rows(graph, stats, items, out)
     for x, j in enumerate(items.tolist()):
         exact = {
-            i: float(w) / np.sqrt(1.0 + oracle.count[j]) / (1.0 + float(oracle.count[i])) ** 0.4
+            i: float(w)
+            / np.sqrt(1.0 + oracle.count[j] + MET * oracle.met[j])
+            / (1.0 + float(oracle.count[i])) ** 0.4
             for i, w in oracle.rows[j].items()
         }
         n = int((out.item[x] >= 0).sum())

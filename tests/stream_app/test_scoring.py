@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_app.candidates import clear_item, gather_served, start_user
+from stream_app.examples import CHOSEN
 from stream_app.features import N_NUMBERS, describe
 from stream_app.item_index import USER_TOKENS
 from stream_app.retrieval import WINDOW, length_bucket
 from stream_app.scoring import (
     MOST_CANDIDATES,
     NEGATIVES,
+    Feedback,
     Logged,
     Users,
     candidates_of,
@@ -44,6 +46,11 @@ def users(n: int = 2, room: int = 6) -> Users:
         length=np.zeros(n, np.int32),
         last_ms=np.full(n, -1, np.int64),
         tokens=np.zeros((n, USER_TOKENS), np.uint64),
+        offered=np.zeros((n, 8), np.int32),
+        taken=np.zeros((n, 8), np.uint8),
+        offers=np.zeros(n, np.int32),
+        request=np.zeros(n, np.uint64),
+        listed=np.zeros(n, np.int32),
     )
 
 
@@ -53,11 +60,19 @@ def happens(
     """Observe events (row, item, second, weight)."""
     rows, items, seconds, weights = (list(column) for column in zip(*events, strict=True))
     log = new_log(len(events))
-    observe(
-        world.view, who, np.array(rows, np.int32), np.array(items, np.int32),
-        np.array(seconds, np.int64) * 1000 + NOW, np.array(weights, f32),
-        np.arange(first_seed, first_seed + len(events), dtype=np.uint64), world.scratch, log,
-    )  # fmt: skip
+    n = len(events)
+    said = Feedback(
+        rows=np.array(rows, np.int32),
+        items=np.array(items, np.int32),
+        times_ms=np.array(seconds, np.int64) * 1000 + NOW,
+        kinds=np.full(n, CHOSEN, np.uint8),
+        weights=np.array(weights, f32),
+        requests=np.zeros(n, np.uint64),
+        shown=np.zeros(0, np.int32),
+        shown_end=np.zeros(n, np.int64),
+        seeds=np.arange(first_seed, first_seed + n, dtype=np.uint64),
+    )
+    observe(world.view, who, said, world.scratch, log)
     return log
 
 

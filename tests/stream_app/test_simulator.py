@@ -9,7 +9,7 @@ import pytest
 
 from stream_app.errors import EventError
 from stream_app.events import CANONICAL_TYPES, decode_event, encode_event
-from stream_app.records import Event, Item
+from stream_app.events.records import Event, Item
 from stream_app.simulator import Shop
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.sparse_rows import SparseRows
+from stream_app.evaluation.sparse_rows import SparseRows
 
 N = 80  # more than the first table of rows holds
 additions = st.lists(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app.evaluation.stream_order import in_time_order, looks_sorted_by_item, shuffle_equal_times
 from stream_app.events import Event, Item, User
-from stream_app.stream_order import in_time_order, looks_sorted_by_item, shuffle_equal_times
 
 
 def view(t: int, user_id: str, item_id: str) -> Event:

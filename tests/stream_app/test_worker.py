@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,8 +83,8 @@ def batch(first_offset: int, *views: tuple[str, str]) -> dict[int, list[Any]]:
 def make_worker(monkeypatch: pytest.MonkeyPatch, batches: list[Any], **settings: Any) -> tuple[Worker, Log]:
     """A worker on edges in memory that never looks for items or models."""
     log = Log()
-    worker = Worker(Settings(**settings), clock=lambda: 1_767_607_300.0)
-    monkeypatch.setattr("stream_app.worker.SYNC_S", float("inf"))
+    worker = Worker(Settings(**{"overlay_interval_s": 1e9} | settings), clock=lambda: 1_767_607_300.0)
+    worker._last_sync = time.monotonic()
     monkeypatch.setattr("stream_app.worker.COMMIT_S", 0.0)
     for name, edge in {"_source": Source(batches, log), "_sender": Sender(log), "store": Store(log)}.items():
         monkeypatch.setattr(worker, name, edge)

@@ -13,7 +13,7 @@ from pruning.artefact import Artefact
 from stream_app.candidates import Scratch, new_scratch
 from stream_app.events import Event
 from stream_app.examples import ExampleBatch
-from stream_app.features import CLIP, N_NUMBERS, NUMBER_TOKENS
+from stream_app.features import CLIP, N_NUMBERS, NUMBER_TOKENS, TOKEN_VALUE
 from stream_app.item_index import USER_TOKENS, ItemIndex, user_tokens
 from stream_app.learning import Learner, ranker_step
 from stream_app.recommender import Outcome, Recommender
@@ -46,11 +46,11 @@ def features_oracle(
         for column in (0, 1 + bucket, 1 + LENGTH_BUCKETS + gap):
             x[int(NUMBER_TOKENS[f, column])] = value
     for t in tokens:
-        x[t] = x.get(t, 0.0) + 1.0
+        x[t] = x.get(t, 0.0) + float(TOKEN_VALUE)
         for g in user:
             if g and (t != tokens[0] or g != user[0]):  # never user × item
                 key = cross_oracle(g, t)
-                x[key] = x.get(key, 0.0) + 1.0
+                x[key] = x.get(key, 0.0) + float(TOKEN_VALUE)
     return x
 
 
@@ -116,6 +116,7 @@ def ranked(seed: int, n: int = 30, *, fresh_share: float = 0.3) -> Ranked:
     stats.by_length[:n] = np.where(seen[:, None], rng.uniform(0, 9, (n, LENGTH_BUCKETS)), 0)
     mean = rng.normal(0, 1, N_NUMBERS).astype(np.float32)
     inv_std = rng.uniform(0.2, 5, N_NUMBERS).astype(np.float32)
+    stats.rate[:n] = rng.normal(0, 0.5, n)
     view = View(
         learned=False, graph=new_covisits(1, 1), neighbours=near, stats=stats,
         weights=bare_weights(Artefact.build(snapshot, None, Float32()), fresh, mean, inv_std),

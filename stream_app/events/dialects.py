@@ -3,7 +3,7 @@
 A shop rarely speaks our names. This module knows the vocabulary of Segment's ecommerce
 specification (version 2), Snowplow, Google Retail, GA4's export, short forms, and the two
 CloudEvents 1.0 bindings for Kafka. It only renames: it returns a dictionary with canonical
-keys and does not judge the values, which `stream_app.events` does for every message alike.
+keys and does not judge the values, which `stream_app.events.decoding` does for every message alike.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from stream_app.errors import EventError
-from stream_app.records import CANONICAL_TYPES
+from stream_app.events.records import CANONICAL_TYPES
 
 Headers = Iterable[tuple[str, bytes | None]]
 

@@ -2,7 +2,7 @@
 
     records ──make_plan──▶ Plan ──run (once per model)──▶ Answers ──evaluate──▶ EvaluationReport
 
-See `stream_app.prequential` for what is asked and `stream_app.protocols` for what a model must offer.
+See `plan` for what is asked and `protocols` for what a model must offer.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app import metrics
-from stream_app.evaluation_report import EvaluationReport, ModelQuality
-from stream_app.evaluation_views import plot, render
+from stream_app.evaluation import metrics
+from stream_app.evaluation.examination import Answers, run
+from stream_app.evaluation.plan import Plan, make_plan
+from stream_app.evaluation.protocols import Recommender
+from stream_app.evaluation.report import EvaluationReport, ModelQuality
+from stream_app.evaluation.stream_order import Record
+from stream_app.evaluation.views import plot, render
 from stream_app.events import DEFAULT_WEIGHTS, Event
-from stream_app.examination import Answers, run
-from stream_app.prequential import Plan, make_plan
-from stream_app.protocols import Recommender
-from stream_app.stream_order import Record
 
 __all__ = ["EvaluationReport", "ModelQuality", "evaluate", "plot", "render"]
 
@@ -75,7 +75,7 @@ def evaluate(
 
     Examples
     --------
-    >>> from stream_app.baselines import Popularity
+    >>> from stream_app.evaluation.baselines import Popularity
     >>> views = [Event(str(t), "view_item", t * 1000, f"u{t % 7}", item_id=f"i{t % 3}") for t in range(21)]
     >>> report = evaluate(views, {"popularity": Popularity()}, k=2)
     >>> report.tests, report.models["popularity"].metrics["recall@2"]

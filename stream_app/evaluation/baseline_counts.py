@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from stream_app.baseline import Baseline, Floats, grown
+from stream_app.evaluation.baseline import Baseline, Floats, grown
 from stream_app.events import DEFAULT_WEIGHTS, Event
 
 
@@ -101,7 +101,8 @@ class ClickRate(Baseline):
         return self._rate()
 
     def _rate(self) -> float:
-        return float((self._clicks.sum() + 1.0) / (self._showings.sum() + 2.0))
+        clicks = self._clicks.sum()
+        return float((clicks + 1.0) / (max(clicks, self._showings.sum()) + 2.0))
 
     def learn(self, user_id: str, item: int, event_time_ms: int) -> None:
         """Count a click."""

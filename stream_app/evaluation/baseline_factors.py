@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from river import optim, reco
 
-from stream_app.baseline import Baseline, Floats, grown
+from stream_app.evaluation.baseline import Baseline, Floats, grown
 from stream_app.events import DEFAULT_WEIGHTS
 
 

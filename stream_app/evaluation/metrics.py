@@ -369,8 +369,9 @@ def _recalibrate(y: Floats, z: Floats, steps: int = 50) -> tuple[float, float]:
     """Slope and intercept of y ~ σ(slope·z + intercept), by Newton's method."""
     if y.min() == y.max() or z.min() == z.max():
         return float("nan"), float("nan")  # not determined
-    X = np.column_stack([z, np.ones_like(z)])  # (n, 2)
-    b = np.array([1.0, 0.0])
+    centre, scale = z.mean(), z.std()  # in these units the steps below are of the right size
+    X = np.column_stack([(z - centre) / scale, np.ones_like(z)])  # (n, 2)
+    b = np.zeros(2)
     for _ in range(steps):
         q = expit(X @ b)
         w = q * (1 - q)
@@ -379,7 +380,8 @@ def _recalibrate(y: Floats, z: Floats, steps: int = 50) -> tuple[float, float]:
         b += np.clip(step, -1.0, 1.0)  # far from the optimum a full step may overshoot
         if np.abs(step).max() < 1e-9:
             break
-    return float(b[0]), float(b[1])
+    slope = b[0] / scale
+    return float(slope), float(b[1] - slope * centre)
 
 
 def _pairs(y: ArrayLike, s: ArrayLike) -> tuple[Floats, Floats]:

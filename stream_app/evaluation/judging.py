@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from stream_app.baselines import IncrementalMF, ItemKNN, Popularity, RiverBiasedMF
 from stream_app.errors import ConfigError
-from stream_app.evaluation import EvaluationReport, evaluate
+from stream_app.evaluation.baselines import BASELINES
+from stream_app.evaluation.evaluator import EvaluationReport, evaluate
+from stream_app.evaluation.plan import Record
+from stream_app.evaluation.protocols import Recommender
 from stream_app.online import OnlineRecommender
-from stream_app.prequential import Record
-from stream_app.protocols import Recommender
 
 MODELS: Mapping[str, Callable[[], Recommender]] = {
     "ours": lambda: OnlineRecommender(compress=False),
     "ours_compressed": OnlineRecommender,
-    "popularity": Popularity,
-    "item_knn": ItemKNN,
-    "incremental_mf": IncrementalMF,
-    "river_biased_mf": RiverBiasedMF,
+    **BASELINES,
 }
 
 

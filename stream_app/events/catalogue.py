@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from stream_app.errors import EventError
-from stream_app.fields import attributes, identifier, key_text, number, parse_object, show
-from stream_app.records import MAX_AMOUNT, MAX_QUANTITY, Item, Tombstone, User
+from stream_app.events.fields import attributes, identifier, key_text, number, parse_object, show
+from stream_app.events.records import MAX_AMOUNT, MAX_QUANTITY, Item, Tombstone, User
 
 MAX_BYTES = 1_000_000
 

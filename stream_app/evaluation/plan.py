@@ -22,8 +22,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.evaluation.stream_order import (
+    Record,
+    in_time_order,
+    looks_sorted_by_item,
+    shuffle_equal_times,
+)
 from stream_app.events import DEFAULT_WEIGHTS, Event, feedback
-from stream_app.stream_order import Record, in_time_order, looks_sorted_by_item, shuffle_equal_times
 
 __all__ = ["Impression", "Plan", "Question", "Record", "make_plan"]
 

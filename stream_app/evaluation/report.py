@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app import metrics
+from stream_app.evaluation import metrics
 
 Ints = NDArray[np.int64]
 
@@ -63,7 +63,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """What `stream_app.evaluation.evaluate` found out.
+    """What `stream_app.evaluation.evaluator.evaluate` found out.
 
     Attributes
     ----------

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numba as nb
 import numpy as np
 
-from stream_app.baseline import Baseline, Floats, grown
+from stream_app.evaluation.baseline import Baseline, Floats, grown
+from stream_app.evaluation.sparse_rows import SparseRows
 from stream_app.events import DEFAULT_WEIGHTS
-from stream_app.sparse_rows import SparseRows
 
 
 class ItemKNN(Baseline):

@@ -1,7 +1,7 @@
 """What all baselines share: numbered items, what users have chosen, ranking and the rule for ties.
 
-A baseline is a `scores` and a `learn`. All of them keep the contract of `stream_app.protocols.Recommender`,
-so they see exactly what our own model sees. They are yardsticks: their memory is not bounded.
+A baseline is a `scores` and a `learn`. All of them keep the contract of `protocols.Recommender`, so they see
+exactly what our own model sees. They are yardsticks: their memory is not bounded.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.evaluation.ranking import ItemNumbers, top_k
 from stream_app.events import DEFAULT_WEIGHTS, Event, Item, User, feedback
-from stream_app.ranking import ItemNumbers, top_k
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

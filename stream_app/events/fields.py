@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from stream_app.errors import EventError
-from stream_app.records import EARLIEST_MS, LATEST_MS, MAX_DEPTH, MAX_ID_BYTES, Scalar
+from stream_app.events.records import EARLIEST_MS, LATEST_MS, MAX_DEPTH, MAX_ID_BYTES, Scalar
 
 
 def time_ms(t: datetime | int | float) -> int:

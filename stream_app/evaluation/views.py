@@ -14,9 +14,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from stream_app import metrics
 from stream_app.errors import ConfigError
-from stream_app.evaluation_report import EvaluationReport
+from stream_app.evaluation import metrics
+from stream_app.evaluation.report import EvaluationReport
 
 
 def render(report: EvaluationReport) -> RenderableType:

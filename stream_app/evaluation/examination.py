@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app import metrics
+from stream_app.evaluation import metrics
+from stream_app.evaluation.plan import Impression, Plan, Question
+from stream_app.evaluation.protocols import ProbabilityModel, Recommender, Scorer
 from stream_app.events import Event, Item
-from stream_app.prequential import Impression, Plan, Question
-from stream_app.protocols import ProbabilityModel, Recommender, Scorer
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -16,11 +16,11 @@ from typing import Annotated, Any, Protocol, cast
 import msgspec
 from msgspec import Meta
 
-from stream_app.catalogue import decode_item, decode_user, encode_item, encode_user
-from stream_app.dead_letters import Rejected
-from stream_app.dialects import Headers, canonical_type, is_cloudevent, to_canonical
 from stream_app.errors import EventError
-from stream_app.fields import (
+from stream_app.events.catalogue import decode_item, decode_user, encode_item, encode_user
+from stream_app.events.dead_letters import Rejected
+from stream_app.events.dialects import Headers, canonical_type, is_cloudevent, to_canonical
+from stream_app.events.fields import (
     identifier,
     key_text,
     number,
@@ -30,7 +30,7 @@ from stream_app.fields import (
     show,
     time_ms,
 )
-from stream_app.records import (
+from stream_app.events.records import (
     CANONICAL_TYPES,
     EARLIEST_MS,
     LATEST_MS,

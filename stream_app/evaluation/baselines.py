@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from stream_app.baseline import Baseline
-from stream_app.baseline_counts import ClickRate, Popularity
-from stream_app.baseline_factors import IncrementalMF, RiverBiasedMF
-from stream_app.baseline_neighbours import ItemKNN, SessionKNN
+from stream_app.evaluation.baseline import Baseline
+from stream_app.evaluation.baseline_counts import ClickRate, Popularity
+from stream_app.evaluation.baseline_factors import IncrementalMF, RiverBiasedMF
+from stream_app.evaluation.baseline_neighbours import ItemKNN, SessionKNN
 
 __all__ = [
     "BASELINES",

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from stream_app.errors import EventError
-from stream_app.fields import parse_object
+from stream_app.events.fields import parse_object
 
 DEAD_LETTER_BYTES = 256 * 1024  # of the original message; base64 of more would not fit a Kafka message
 
