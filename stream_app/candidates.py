@@ -265,20 +265,15 @@ def select(scratch, n_found, servable, pool, most):  # type: ignore[no-untyped-d
             kept += 1
     chosen = np.empty(min(kept, most) + len(pool), np.int32)
     n = 0
-    if kept <= most:
-        n = kept
-        for x in range(n):
-            chosen[x] = found[x]
-    else:
-        bar = kth_largest(values[:kept].copy(), most)
-        for x in range(kept):
-            if values[x] > bar:
-                chosen[n] = found[x]
-                n += 1
-        for x in range(kept):
-            if values[x] == bar and n < most:
-                chosen[n] = found[x]
-                n += 1
+    bar = kth_largest(values[:kept].copy(), most) if kept > most else np.float32(-np.inf)
+    for x in range(kept):
+        if values[x] > bar:
+            chosen[n] = found[x]
+            n += 1
+    for x in range(kept):
+        if values[x] == bar and n < most:
+            chosen[n] = found[x]
+            n += 1
     for x in range(n):
         taken[chosen[x]] = epoch
     return chosen[: _add_pool(scratch, servable, pool, chosen, n)]
