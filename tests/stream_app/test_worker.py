@@ -134,7 +134,7 @@ async def test_an_effect_that_fails_ends_the_worker(monkeypatch: pytest.MonkeyPa
 
 
 async def test_a_new_release_renews_the_lists_of_users_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their lists are made again turn by turn, with the model that is served now, and states stay as they are."""
+    """Their lists are made again turn by turn, with the present model; states stay as they are."""
     worker, log = make_worker(monkeypatch, [])
     monkeypatch.setattr("stream_app.worker.RENEWED", 2)
     for user in ("u1", "u2", "u3"):
