@@ -29,7 +29,7 @@ def measured() -> str:
         found = json.loads(path.read_text())
         for goal, state in found["goals"].items():
             mark = "" if state["ok"] else " ✗"
-            command = f"`python -m benchmarks {found['name']}`"
+            command = f"`python -m benchmarks {path.stem}`"
             rows.append(
                 f"| {goal} | {_figure(state['value'])}{mark} | {_figure(state['goal'])} | {command} |"
             )
