@@ -91,7 +91,7 @@ async def test_checkpoint_survives_a_failed_start(
         (["learner"], {"redis_url": "redis://127.0.0.1:1/0"}, 69, "RECS_REDIS_URL"),
         (["get", "u1"], {"redis_url": "redis://127.0.0.1:1/0"}, 69, "RECS_REDIS_URL"),
         (["prune", "now"], {"kafka_bootstrap": "127.0.0.1:1"}, 69, "RECS_KAFKA_BOOTSTRAP"),
-        (["worker"], {"list_size": 0}, 78, "RECS_LIST_SIZE=0"),
+        (["worker"], {"list_size": 0}, 78, "RECS_LIST_SIZE='0'"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list | dict) else str(value),
 )
