@@ -133,9 +133,14 @@ class OnlineRecommender:
         event_time_ms: int,
         positions: Sequence[int] | None = None,
     ) -> NDArray[np.float64]:
-        """One score for each of `item_ids`, (n,); `positions` are their places in a shown list, from 1."""
+        """One score for each of `item_ids`, (n,); `positions` are their places in a shown list, from 1.
+
+        An item that nothing has named yet comes last; asking does not make it known.
+        """
         row = self._user(user_id)
-        items = np.array([self.learner.items.number(item_id) for item_id in item_ids], np.int32)
+        numbers = [self.learner.items.find(item_id) for item_id in item_ids]
+        known = np.array([n is not None for n in numbers], np.bool_)
+        items = np.array([n for n in numbers if n is not None], np.int32)
         model, users = self.recommender.model, self.recommender.users.users
         view, scratch = model.view, model.scratch
         history = users.items[row, : users.length[row]]
@@ -146,11 +151,13 @@ class OnlineRecommender:
         raw = np.empty((len(items), N_NUMBERS), np.float32)
         describe(items, history, view.item_tokens, view.stats, view.step, scratch, raw)
         if positions is not None:
-            raw[:, POSITION] = np.log1p(np.maximum(np.array(positions) - 1, 0))
+            raw[:, POSITION] = np.log1p(np.maximum(np.array(positions)[known] - 1, 0))
         out = np.empty(len(items), np.float32)
         bucket = length_bucket(len(history))
         score(view, items, raw, users.tokens[row], bucket, self._gap(row, event_time_ms), scratch, out)
-        return out.astype(np.float64)
+        scores = np.full(len(item_ids), out.min(initial=0.0) - 1.0, np.float64)
+        scores[known] = out
+        return scores
 
     def _user(self, user_id: str) -> int:
         users = self.recommender.users

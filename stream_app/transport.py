@@ -72,6 +72,14 @@ class Connection:
                 "is it running, and is RECS_KAFKA_BOOTSTRAP right?"
             ) from error
 
+    async def begin(self, client: Any, what: str) -> None:
+        """Start a client; one that cannot start is closed again."""
+        try:
+            await self.ask(client.start(), what)
+        except TransportError:
+            await _stop(client)
+            raise
+
 
 async def ensure_topics(
     connection: Connection, topics: Mapping[str, tuple[int, bool]], replication: int = 1
@@ -159,7 +167,7 @@ class EventSource:
                 return None
 
         self._consumer = aiokafka.AIOKafkaConsumer(**self._connection.arguments(), **self._arguments)
-        await self._connection.ask(self._consumer.start(), f"reading topic {self._topic}")
+        await self._connection.begin(self._consumer, f"reading topic {self._topic}")
         self._consumer.subscribe([self._topic], listener=_Listener())
 
     async def stop(self) -> None:
@@ -235,7 +243,7 @@ class LogReader:
         ask = self._connection.ask
         arguments = self._connection.arguments() | self._arguments
         self._consumer = aiokafka.AIOKafkaConsumer(self._topic, **arguments)
-        await ask(self._consumer.start(), f"reading topic {self._topic}")
+        await self._connection.begin(self._consumer, f"reading topic {self._topic}")
         partitions = sorted(self._consumer.assignment())
         if not partitions:
             raise TransportError(f"topic {self._topic!r} does not exist; start a worker, which creates it")
@@ -298,7 +306,7 @@ class Sender:
     async def start(self) -> None:
         """Connect."""
         self._producer = aiokafka.AIOKafkaProducer(**self._connection.arguments(), **self._arguments)
-        await self._connection.ask(self._producer.start(), "connecting")
+        await self._connection.begin(self._producer, "connecting")
 
     async def stop(self) -> None:
         """Send what waits, and disconnect."""
