@@ -5,6 +5,7 @@ Nothing of the compiled path is used: messages are decoded by the input layer an
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from stream_app.events import Event, decode_event, feedback
 from stream_app.examples import ExampleBatch
 from stream_app.item_index import item_key
 from stream_app.learning import Learner
+from stream_app.scoring import NEGATIVES
 from tests.integration.harness import Deployment, Role, Sent
 
 _HEAD = struct.Struct("<2sHHHqq")
@@ -30,6 +32,8 @@ class UserState:
     offset: int = -1
     last_ms: int = -1
     items: dict[int, int] = field(default_factory=dict)  # item key → strongest feedback in tenths
+    request: str | None = field(default=None, compare=False)  # of the latest list that was shown
+    listed: tuple[str, ...] = field(default=(), compare=False)  # and its items
 
 
 @dataclass
@@ -43,7 +47,8 @@ class Expected:
     rejected
         Messages that are no events.
     learnable
-        (partition, offset) of each piece of feedback that says something new, once per item.
+        (partition, offset) of each example: feedback that says something new, the choice of an item out of
+        the latest list, and each part of a list that was shown.
     counts
         Feedback per item id, in views.
     """
@@ -79,14 +84,21 @@ def _apply(expected: Expected, sent: Sent, event: Event, settings: Settings) -> 
     assert user.partition == sent.partition, f"{event.user_id} is in two partitions"
     user.offset = sent.offset
     user.last_ms = max(user.last_ms, event.event_time_ms)
+    if event.event_type == "view_item_list" and event.items:
+        user.request, user.listed = event.request_id, event.item_ids()
+        parts = math.ceil(len(user.listed) / (1 + NEGATIVES))
+        expected.learnable += [(sent.partition, sent.offset)] * parts
+        return
     for item_id, weight in feedback(event, settings.event_weights, settings.rating_threshold):
         key, strength = item_key(item_id), min(255, max(1, round(weight * 10)))
         before = user.items.pop(key, 0)
         user.items[key] = max(before, strength)
         if len(user.items) > settings.max_items_per_user:
             del user.items[next(iter(user.items))]
-        if strength > before:
+        answers = event.request_id is not None and event.request_id == user.request and item_id in user.listed
+        if strength > before or answers:
             expected.learnable.append((sent.partition, sent.offset))
+        if strength > before:
             expected.counts[item_id] = expected.counts.get(item_id, 0.0) + (strength - before) / 10
 
 
@@ -94,9 +106,9 @@ def unpack(state: bytes) -> UserState:
     """Read the packed state of a user."""
     magic, partition, n, _, offset, last_ms = _HEAD.unpack_from(state)
     assert magic == b"U1", magic
-    assert len(state) == _HEAD.size + 9 * n
+    assert len(state) >= _HEAD.size + 9 * n  # behind it stands what was offered to the user
     keys = struct.unpack_from(f"<{n}Q", state, _HEAD.size)
-    best = state[_HEAD.size + 8 * n :]
+    best = state[_HEAD.size + 8 * n : _HEAD.size + 9 * n]
     assert len(set(keys)) == n, "an item stands twice"
     return UserState(partition, offset, last_ms, dict(zip(keys, best, strict=True)))
 
