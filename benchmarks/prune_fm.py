@@ -62,7 +62,7 @@ def _rows(keys: NDArray[np.uint64], stream: Stream) -> NDArray[np.int64]:
 
 
 @nb.njit(cache=True, nogil=True)
-def _learn(bias, w, v, fisher, rows, indptr, y, rate, l2):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _learn(bias, w, v, fisher, rows, indptr, y, rate, l2):  # type: ignore[no-untyped-def]
     k = v.shape[1]
     gw, gv, gb = np.full(len(w), 1e-8), np.full(v.shape, 1e-8), 1e-8
     for i in range(len(indptr) - 1):
@@ -91,7 +91,7 @@ def _learn(bias, w, v, fisher, rows, indptr, y, rate, l2):  # type: ignore[no-un
 
 
 @nb.njit(cache=True, nogil=True)
-def _score(bias, w, v, rows, indptr, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _score(bias, w, v, rows, indptr, out):  # type: ignore[no-untyped-def]
     for i in range(len(out)):
         total, logit = np.zeros(v.shape[1]), bias[0]
         for j in rows[indptr[i] : indptr[i + 1]]:

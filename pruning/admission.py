@@ -111,7 +111,7 @@ def _place(key, row, size):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def _count(counts, keys, indptr, hashes, least, period, seen, admitted):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _count(counts, keys, indptr, hashes, least, period, seen, admitted):  # type: ignore[no-untyped-def]
     for i in range(len(indptr) - 1):
         if period and (seen + i) and (seen + i) % period == 0:
             for c in range(len(counts)):

@@ -8,7 +8,7 @@ sees the old artefact or the new one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -160,6 +160,17 @@ class PruningAgent:
         self.breaker = CircuitBreaker() if breaker is None else breaker
         self.active: Artefact | None = None
         self.previous: Artefact | None = None
+        self._names: dict[str, str] = {}  # version of an artefact → name of the bundle it is part of
+
+    def adopt(self, active: Artefact, previous: Artefact | None = None, names: Sequence[str] = ()) -> None:
+        """Go on from artefacts that an earlier process promoted; `names` are their bundles', if any."""
+        self.active, self.previous = active, previous
+        for artefact, name in zip((active, previous), names, strict=False):
+            if artefact is not None:
+                self._names[artefact.version] = name
+
+    def _name(self, artefact: Artefact | None) -> str | None:
+        return None if artefact is None else self._names.get(artefact.version, artefact.version)
 
     def propose(
         self,
@@ -190,7 +201,7 @@ class PruningAgent:
         frozen = (model if isinstance(model, Snapshot) else snapshot(model)).check()
         mask = self.pruner.compute_mask(frozen)
         dense = Artefact.build(frozen, None, Float32(), {"role": "dense"})
-        parent = None if self.active is None else self.active.version
+        parent = self._name(self.active)
         about = {"parent": parent, **(metadata or {})}
         candidate = Artefact.build(frozen, mask, self.quantizer, about)
         if refit is not None:
@@ -246,7 +257,7 @@ class PruningAgent:
         self.ledger.append(
             DecisionRecord(
                 version=version or proposal.candidate.version,
-                parent=None if self.active is None else self.active.version,
+                parent=self._name(self.active),
                 verdict=decision.verdict,
                 reason=decision.reason,
                 time=time,
@@ -261,6 +272,10 @@ class PruningAgent:
         if decision.promoted:
             self.breaker.succeeded()
             self.watch.reset()
+            held = {a.version: name for a in (self.active,) if a is not None and (name := self._name(a))}
+            if version is not None:
+                held[proposal.candidate.version] = version
+            self._names = held  # of the two artefacts that are kept, not of all that ever were
             self.previous, self.active = self.active, proposal.candidate
         elif decision.verdict == "reject":
             self.breaker.failed(proposal.step)
@@ -308,8 +323,8 @@ class PruningAgent:
         left, self.active, self.previous = self.active, self.previous, None
         self.ledger.append(
             DecisionRecord(
-                version=self.active.version,
-                parent=left.version,
+                version=self._name(self.active) or "",
+                parent=self._name(left),
                 verdict="rollback",
                 reason=reason,
                 time=time,

@@ -231,7 +231,7 @@ def lookup_many(args, keys, out):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def score_many(args, intercept, keys, values, indptr, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def score_many(args, intercept, keys, values, indptr, out):  # type: ignore[no-untyped-def]
     """Ask for the line of a token sixteen tokens before it is read: the memory works in parallel."""
     n_lines, n = len(args.lines), len(keys)
     ring = np.empty(_AHEAD, np.uint64)  # hashes of the next tokens

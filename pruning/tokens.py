@@ -46,7 +46,9 @@ def token(field: str, value: str) -> int:
     >>> token("genre", "drama") >> VALUE_BITS == field_id("genre")
     True
     """
-    digest = int.from_bytes(blake2b(value.encode("utf-8", "surrogatepass"), digest_size=6).digest(), "little")
+    # The field once more: its 16 bits collide now and then.
+    text = f"{field}={value}".encode("utf-8", "surrogatepass")
+    digest = int.from_bytes(blake2b(text, digest_size=6).digest(), "little")
     return (field_id(field) << VALUE_BITS) | (digest or 1)
 
 

@@ -79,7 +79,7 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
     McMahan, H.B. et al., 2013. Ad click prediction: a view from the trenches. KDD.
     """
 
-    def __init__(  # noqa: PLR0917  # River's constructors take positional parameters
+    def __init__(  # River's constructors take positional parameters
         self,
         alpha: float = 0.05,
         beta: float = 1.0,
@@ -377,7 +377,7 @@ def _best(use: NDArray[np.float64], rows: NDArray[np.uint64], keep: int) -> NDAr
     return chosen
 
 
-def _closed_form(  # noqa: PLR0917
+def _closed_form(
     z: NDArray[np.float64], n: NDArray[np.float64], alpha: float, beta: float, l1: float, l2: float
 ) -> NDArray[np.float64]:
     """FTRL's weight, exactly as `_weight` computes it in the kernels."""
@@ -420,7 +420,7 @@ def _place(table, rows):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def _learn(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _learn(  # type: ignore[no-untyped-def]
     table, real, constant, hyper, used, limit, step, keys, values, indptr, labels, weights, start, p_out
 ):  # fmt: skip
     """Learn examples from `start` on; stop before one that might not fit and return its number."""
@@ -477,7 +477,7 @@ def _learn(  # type: ignore[no-untyped-def]  # noqa: PLR0917
 
 
 @nb.njit(cache=True, nogil=True)
-def _score(table, real, constant, hyper, keys, values, indptr, out):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _score(table, real, constant, hyper, keys, values, indptr, out):  # type: ignore[no-untyped-def]
     start = 0.0
     if hyper[4] != 0.0 and constant[1] > 0.0:
         start = -constant[0] * hyper[0] / (hyper[1] + math.sqrt(constant[1]))

@@ -1,0 +1,276 @@
+"""Candidate generation: the items worth scoring for one user, found in compiled code.
+
+`start_user` → `gather_served` (or `gather_learned`) → `select`: the history's neighbours are summed up,
+what may not be shown is left out, the strongest are kept and the pool that everybody is offered is added.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app.retrieval import MAX_ROW, WINDOW, source_discount
+
+HISTORY_DECAY = 0.8  # what an item of the history counts less than the next more recent one
+LAST_EPOCH = 2**31 - 1  # a busy worker gets there in a day
+
+
+class Scratch(NamedTuple):
+    """Working memory of one thread, reused from user to user without being cleared."""
+
+    total: NDArray[np.float32]  # (n, 4) neighbour scores: decayed sum, sum, best, of the latest item
+    support: NDArray[np.int32]  # (n,) history items that point here
+    mark: NDArray[np.int32]  # (n,) epoch in which the item was found
+    taken: NDArray[np.int32]  # (n,) epoch in which the item was excluded or chosen
+    found: NDArray[np.int32]  # (n,)
+    epoch: NDArray[np.int32]  # (1,) number of the current user
+    counted: NDArray[np.int32]  # (1,) epoch whose history's tokens were counted
+    token_mark: NDArray[np.int32]  # (v,) epoch in which the token was met in the history
+    token_count: NDArray[np.float32]  # (v,) how often
+    taste_mark: NDArray[np.int32]  # (v,) epoch in which the token was met in what the user was offered
+    taste_shown: NDArray[np.float32]  # (v,) how often
+    taste: NDArray[np.float32]  # (v,) how many of those the user took beyond what was to be expected
+    offer_mark: NDArray[np.int32]  # (n,) epoch in which the item was met there
+    offer_taken: NDArray[np.uint8]  # (n,) whether the user took it
+    cross_mark: NDArray[np.int32]  # (v,) epoch in which the token's crosses with the user were summed up
+    cross: NDArray[np.float32]  # (v,) that sum
+
+
+def new_scratch(n: int, v: int) -> Scratch:
+    """Working memory for `n` items and `v` tokens."""
+    return Scratch(
+        total=np.zeros((n, 4), np.float32),
+        support=np.zeros(n, np.int32),
+        mark=np.full(n, -1, np.int32),
+        taken=np.full(n, -1, np.int32),
+        found=np.zeros(n, np.int32),
+        epoch=np.zeros(1, np.int32),
+        counted=np.full(1, -1, np.int32),
+        token_mark=np.full(v, -1, np.int32),
+        token_count=np.zeros(v, np.float32),
+        taste_mark=np.full(v, -1, np.int32),
+        taste_shown=np.zeros(v, np.float32),
+        taste=np.zeros(v, np.float32),
+        offer_mark=np.full(n, -1, np.int32),
+        offer_taken=np.zeros(n, np.uint8),
+        cross_mark=np.full(v, -1, np.int32),
+        cross=np.zeros(v, np.float32),
+    )
+
+
+@nb.njit(cache=True, nogil=True)
+def start_user(scratch, excluded):  # type: ignore[no-untyped-def]
+    """Begin with the next user: the last one's candidates are forgotten, items in `excluded` never chosen."""
+    if scratch.epoch[0] == LAST_EPOCH:  # start again, and let no old mark look like a new one
+        scratch.mark[:] = -1
+        scratch.taken[:] = -1
+        scratch.counted[:] = -1
+        scratch.token_mark[:] = -1
+        scratch.cross_mark[:] = -1
+        scratch.taste_mark[:] = -1
+        scratch.offer_mark[:] = -1
+        scratch.epoch[0] = 0
+    scratch.epoch[0] += 1
+    for x in range(len(excluded)):
+        scratch.taken[excluded[x]] = scratch.epoch[0]
+
+
+@nb.njit(cache=True, nogil=True)
+def recall_offers(scratch, offered, taken, item_tokens, stats):  # type: ignore[no-untyped-def]
+    """Sum up, per token, how the user answered offers: what was taken beyond what was to be expected.
+
+    The share of an item that is to be expected follows its rate, scaled so that the user's sum is right.
+
+    Parameters
+    ----------
+    offered, taken
+        Items that the user was offered, int32 (o,), and whether each was taken, uint8 (o,).
+    item_tokens
+        Token numbers, int32 (n, ITEM_TOKENS).
+    """
+    epoch, rate = scratch.epoch[0], stats.rate
+    mark, shown, taste = scratch.taste_mark, scratch.taste_shown, scratch.taste
+    offer_mark, offer_taken = scratch.offer_mark, scratch.offer_taken
+    usual, total = np.float32(0.0), np.float32(0.0)
+    for x in range(len(offered)):
+        usual += np.exp(rate[offered[x]])
+        total += taken[x]
+    for x in range(len(offered)):
+        i = offered[x]
+        if offer_mark[i] != epoch:
+            offer_mark[i], offer_taken[i] = epoch, 0
+        offer_taken[i] = max(offer_taken[i], taken[x])
+        excess = np.float32(taken[x]) - np.exp(rate[i]) * total / usual
+        for t in range(1, item_tokens.shape[1]):
+            key = item_tokens[i, t]
+            if key < 0:
+                break
+            if mark[key] != epoch:
+                mark[key], shown[key], taste[key] = epoch, 0.0, 0.0
+            shown[key] += 1.0
+            taste[key] += excess
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def clear_item(scratch, i):  # type: ignore[no-untyped-def]
+    """Give item `i` empty totals unless this user has found it already."""
+    if scratch.mark[i] != scratch.epoch[0]:
+        scratch.mark[i] = scratch.epoch[0]
+        scratch.total[i, 0] = 0.0
+        scratch.total[i, 1] = 0.0
+        scratch.total[i, 2] = 0.0
+        scratch.total[i, 3] = 0.0
+        scratch.support[i] = 0
+
+
+@nb.njit(cache=True, nogil=True)
+def _point_at(  # type: ignore[no-untyped-def]
+    total, support, mark, found, epoch, row_items, row_scores, scale, weight, latest, n_found
+):  # fmt: skip
+    """One item of the history points at its neighbours, `scale · row_scores` strong.
+
+    It gets arrays, not `Scratch`: each call with a tuple counts the references of everything in it, which
+    would cost more than the sums. Returns the number of items found so far.
+    """
+    for k in range(len(row_items)):
+        i = row_items[k]
+        if i < 0:
+            break
+        score = scale * np.float32(row_scores[k])
+        if mark[i] != epoch:
+            mark[i] = epoch
+            total[i, 0], total[i, 1], total[i, 2], total[i, 3] = 0.0, 0.0, 0.0, 0.0
+            support[i] = 0
+            found[n_found] = i
+            n_found += 1
+        total[i, 0] += weight * score
+        total[i, 1] += score
+        total[i, 2] = max(total[i, 2], score)
+        if latest:
+            total[i, 3] = score
+        support[i] += 1
+    return n_found
+
+
+@nb.njit(cache=True, nogil=True)
+def gather_served(neighbours, history, scratch):  # type: ignore[no-untyped-def]
+    """Find items through the rows of a release; returns how many (`scratch.found`)."""
+    n_found, h, epoch = 0, len(history), scratch.epoch[0]
+    total, support, mark, found = scratch.total, scratch.support, scratch.mark, scratch.found
+    items, scores, scale = neighbours.item, neighbours.score, neighbours.scale
+    weight = np.float32(1.0)
+    for d in range(min(h, WINDOW)):
+        j = history[h - 1 - d]
+        n_found = _point_at(
+            total, support, mark, found, epoch, items[j], scores[j], scale[j], weight, d == 0, n_found
+        )
+        weight *= np.float32(HISTORY_DECAY)
+    return n_found
+
+
+@nb.njit(cache=True, nogil=True)
+def gather_learned(graph, stats, history, scratch):  # type: ignore[no-untyped-def]
+    """Find items through the learner's own rows, unpruned and exact; returns how many."""
+    n_found, h, epoch = 0, len(history), scratch.epoch[0]
+    total, support, mark, found = scratch.total, scratch.support, scratch.mark, scratch.found
+    starts, lengths, arena, weights = graph.start, graph.length, graph.item, graph.weight
+    discount, count, met = stats.discount, stats.count, stats.met
+    weight = np.float32(1.0)
+    scores = np.empty(MAX_ROW, np.float32)
+    for d in range(min(h, WINDOW)):
+        j = history[h - 1 - d]
+        start, length = starts[j], lengths[j]
+        items = arena[start : start + length]
+        for k in range(length):
+            scores[k] = weights[start + k] * discount[items[k]]
+        source = source_discount(count[j], met[j])
+        n_found = _point_at(
+            total, support, mark, found, epoch, items, scores, source, weight, d == 0, n_found
+        )
+        weight *= np.float32(HISTORY_DECAY)
+    return n_found
+
+
+@nb.njit(cache=True, nogil=True)
+def kth_largest(values, k):  # type: ignore[no-untyped-def]
+    """The k-th largest of `values` (1 ≤ k ≤ n), which it reorders: Hoare's selection, O(n)."""
+    lo, hi, want = 0, len(values) - 1, k - 1
+    while lo < hi:
+        pivot = values[(lo + hi) // 2]
+        i, j = lo, hi
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if want <= j:
+            hi = j
+        elif want >= i:
+            lo = i
+        else:
+            break
+    return values[want]
+
+
+@nb.njit(cache=True, nogil=True)
+def select(scratch, n_found, servable, pool, most):  # type: ignore[no-untyped-def]
+    """Choose the `most` found items with the best decayed sum, then all of `pool`.
+
+    Items that are excluded or not `servable` are left out; ties go to the item found first.
+
+    Parameters
+    ----------
+    pool
+        Items that every user is offered (trending, popular, new), int32 (p,).
+    most
+        ≥ 1.
+
+    Returns
+    -------
+    Item numbers, int32 (c,), c ≤ most + p.
+    """
+    epoch, found, taken, total = scratch.epoch[0], scratch.found, scratch.taken, scratch.total
+    mark, support = scratch.mark, scratch.support
+    kept = 0
+    values = np.empty(n_found, np.float32)
+    for x in range(n_found):
+        i = found[x]
+        if taken[i] != epoch and servable[i]:
+            found[kept] = i
+            values[kept] = total[i, 0]
+            kept += 1
+    chosen = np.empty(min(kept, most) + len(pool), np.int32)
+    n = 0
+    if kept <= most:
+        n = kept
+        chosen[:n] = found[:n]
+    else:
+        bar = kth_largest(values[:kept].copy(), most)
+        for x in range(kept):
+            if values[x] > bar:
+                chosen[n] = found[x]
+                n += 1
+        for x in range(kept):
+            if values[x] == bar and n < most:
+                chosen[n] = found[x]
+                n += 1
+    for x in range(n):
+        taken[chosen[x]] = epoch
+    for x in range(len(pool)):
+        i = pool[x]
+        if taken[i] != epoch and servable[i]:
+            taken[i] = epoch
+            if mark[i] != epoch:  # as in `clear_item`
+                mark[i] = epoch
+                total[i, 0], total[i, 1], total[i, 2], total[i, 3] = 0.0, 0.0, 0.0, 0.0
+                support[i] = 0
+            chosen[n] = i
+            n += 1
+    return chosen[:n]

@@ -1,0 +1,584 @@
+"""The command line, `recs`. Every command has --help; what machines read is behind --json."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from stream_app.errors import InputError, RecsError
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Streaming recommendations: Kafka events in, pruned and proven recommendations out.",
+)
+prune = typer.Typer(
+    no_args_is_help=True, help="Releases: what was pruned, what the guard said, and commands."
+)
+app.add_typer(prune, name="prune")
+
+Format = Annotated[str, typer.Option("--format", "-f", help="auto, jsonl, metarank, movielens, otto or csv")]
+Columns = Annotated[
+    str | None, typer.Option(help="for csv: user_id=CustomerID,item_id=StockCode,event_type:=purchase, …")
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="count bad lines and go on")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks and debug logs")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="show what happens")] = False,
+) -> None:
+    """Options of all commands."""
+    _State.debug = debug
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for noisy in ("numba", "asyncio", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if not debug:
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its failures reach us as exceptions
+        for name in ("faust", "mode"):
+            logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+class _State:
+    debug = False
+
+
+# ------------------------------------------------------------------------------------------ roles
+
+
+@app.command()
+def demo(
+    events: Annotated[int, typer.Option(min=2_000, help="events of the simulated shop")] = 40_000,
+    seed: Annotated[int, typer.Option(help="of the shop")] = 7,
+    serve: Annotated[bool, typer.Option("--serve", help="go on afterwards, until Ctrl-C")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole system here with a simulated shop, and show what became of its events."""
+    from rich.console import Console
+
+    from stream_app.demo import Demo
+
+    console = Console(stderr=as_json, highlight=False)
+    report = run(Demo(console, events=events, seed=seed).run(serve=serve))
+    if as_json:
+        print(json.dumps(report.to_json_object()))
+
+
+@app.command()
+def worker(
+    learner_too: Annotated[
+        bool, typer.Option("--learner", help="run the learner in this process too")
+    ] = False,
+) -> None:
+    """Read events, keep users and their lists up to date in Redis. Start as many as you like."""
+    _serve(["worker", "learner"] if learner_too else ["worker"])
+
+
+@app.command()
+def learner() -> None:
+    """Learn from what workers saw; prune, judge and publish the model. One per system."""
+    _serve(["learner"])
+
+
+def _serve(roles: list[str]) -> None:
+    from stream_app.app import System
+    from stream_app.config import load_settings
+    from stream_app.demo import warm_up
+
+    settings = load_settings()
+    logging.getLogger("stream_app").setLevel(logging.DEBUG if _State.debug else logging.INFO)
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await asyncio.to_thread(warm_up)
+        async with System(settings, roles) as system:
+            logging.getLogger("stream_app").info("%s ready", " and ".join(roles))
+            while not stop.is_set():
+                reason = system.crash_reason()
+                if reason is not None:
+                    raise reason if isinstance(reason, RecsError) else RecsError(str(reason)) from reason
+                try:
+                    await asyncio.wait_for(stop.wait(), 0.2)
+                except TimeoutError:
+                    continue
+
+    run(serve())
+
+
+@app.command()
+def simulate(
+    rate: Annotated[float, typer.Option(min=0.1, help="events per second")] = 200.0,
+    events: Annotated[int, typer.Option(min=1, help="how many in all")] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="of the shop")] = 7,
+) -> None:
+    """Send the events of a simulated shop to Kafka, at a steady rate."""
+    from stream_app.config import load_settings
+    from stream_app.replay import send_records
+    from stream_app.simulator import Shop
+
+    shop = Shop(seed)
+
+    def records() -> Any:
+        yield from shop.items()
+        yield from shop.users()
+        yield from shop.records(events)
+
+    run(send_records(load_settings(), records(), rate=rate))
+
+
+# ------------------------------------------------------------------------------------------ files
+
+
+@app.command()
+def replay(
+    file: Path,
+    format: Format = "auto",
+    columns: Columns = None,
+    skip_bad: SkipBad = False,
+    rate: Annotated[
+        float | None, typer.Option(min=0.1, help="events per second; as fast as possible without")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send a file of events, items and users to Kafka."""
+    from stream_app.config import load_settings
+    from stream_app.replay import send_records
+
+    settings = load_settings()
+    with _Reading(file, format, columns, skip_bad, quiet=as_json) as reading:
+        sent = run(send_records(settings, reading.records(), rate=rate))
+    _say({**sent, "skipped_lines": reading.bad}, as_json,
+         f"sent {sent['events']:,} events, {sent['items']:,} items, {sent['users']:,} users"
+         + (f"; skipped {reading.bad:,} bad lines" if reading.bad else ""))  # fmt: skip
+
+
+@app.command()
+def evaluate(
+    file: Path,
+    format: Format = "auto",
+    columns: Columns = None,
+    skip_bad: SkipBad = False,
+    k: Annotated[int, typer.Option(min=1, max=100, help="length of the lists")] = 10,
+    models: Annotated[str | None, typer.Option(help="only these, comma-separated")] = None,
+    repeat: Annotated[
+        bool, typer.Option("--repeat/--exclude-seen", help="score items a user chose before too")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first so many events")] = None,
+    seed: Annotated[int, typer.Option(help="of ties in time and of sampled negatives")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="draw the curves into this PNG")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How good are the recommendations on a file of events? Test, then learn, baselines beside ours."""
+    from stream_app.evaluation.judging import evaluate_file
+
+    with _Reading(file, format, columns, skip_bad, quiet=as_json, limit=limit) as reading:
+        names = None if models is None else [name.strip() for name in models.split(",")]
+        report = evaluate_file(
+            reading.records(), names, k=k, repeat=repeat, seed=seed, progress=reading.model_progress
+        )
+    if plot is not None:
+        from stream_app.evaluation import plot as draw
+
+        draw(report, plot)
+    if as_json:
+        print(json.dumps(report.to_json_object()))
+        return
+    from rich.console import Console
+
+    from stream_app.evaluation import render
+
+    Console(highlight=False).print(render(report))
+
+
+@app.command()
+def validate(file: Path, format: Format = "auto", columns: Columns = None, as_json: AsJson = False) -> None:
+    """Check a file of events: what is in it, and which lines are bad."""
+    import dataclasses
+
+    from stream_app.formats import parse_columns
+    from stream_app.validation import validate as check
+
+    with _Progress("reading", quiet=as_json) as progress:
+        report = check(
+            file, format, columns=None if columns is None else parse_columns(columns), progress=progress.bytes
+        )
+    if as_json:
+        print(json.dumps(dataclasses.asdict(report) | {"ok": report.ok}))
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(_validation_table(report))
+    if not report.ok:
+        raise typer.Exit(65)
+
+
+def _validation_table(report: Any) -> Any:
+    from rich.table import Table
+
+    from stream_app.events.records import iso_time
+
+    table = Table(title=f"{report.path} ({report.format})", show_header=False, title_justify="left")
+    table.add_row(
+        "events", f"{report.events:,}  " + ", ".join(f"{n:,} {t}" for t, n in report.events_by_type.items())
+    )
+    table.add_row("items, users described", f"{report.items:,}, {report.users:,}")
+    table.add_row(
+        "items, users in events",
+        f"{report.active_items:,} ({report.undescribed_items:,} not described), "
+        f"{report.active_users:,} ({report.undescribed_users:,} not described)",
+    )
+    if report.first_ms is not None:
+        table.add_row("time", f"{iso_time(report.first_ms)} to {iso_time(report.last_ms)}")
+    table.add_row("out of order", f"{report.out_of_order:,} ({report.out_of_order_share:.1%})")
+    table.add_row("ids seen before", f"{report.duplicate_events:,}")
+    table.add_row("bad lines", f"[{'red' if report.bad_lines else 'green'}]{report.bad_lines:,}[/]")
+    for reason in report.bad_reasons:
+        table.add_row("", reason)
+    return table
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+@app.command()
+def get(
+    user: str,
+    why: Annotated[bool, typer.Option("--why", help="say why each item is there")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read a user's list from Redis, the way a consumer would."""
+    from stream_app.config import load_settings
+    from stream_app.worker import make_store
+
+    settings = load_settings()
+
+    async def read() -> tuple[dict[str, Any] | None, list[Any], str | None]:
+        store = make_store(settings)
+        try:
+            found = await store.read_list(user)
+            if found is None or not why:
+                return found or await store.read_shared("popular"), [], None
+            from stream_app.explain import explain_list
+
+            return found, *(await explain_list(settings, store, user))
+        finally:
+            await store.close()
+
+    found, places, remark = run(read())
+    if found is None:
+        raise RecsError(
+            f"there is no list for {user!r} and no list of popular items: did a worker and a learner run?"
+        )
+    if as_json:
+        if places:
+            found["why"] = [{"item_id": p.item_id, "why": p.reason and p.reason.text} for p in places]
+        print(json.dumps(found))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{user}: {found['strategy']}, model {found['model']}, {found['generated_at']}",
+                  title_justify="left")  # fmt: skip
+    for name in ("", "item", "score", *(["why"] if places else [])):
+        table.add_column(name, justify="right" if name in ("", "score") else "left")
+    for n, item in enumerate(found["items"]):
+        reason = [places[n].reason.text if places[n].reason else ""] if places else []
+        table.add_row(str(n + 1), item["item_id"], f"{item['score']:.3f}", *reason)
+    console = Console(highlight=False)
+    console.print(table)
+    if remark:
+        console.print(f"[yellow]{remark}[/]")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check this deployment: settings, Kafka and its topics, Redis, the model."""
+    from stream_app.diagnosis import diagnose
+
+    findings = run(diagnose())
+    if as_json:
+        print(json.dumps([vars(f) for f in findings]))
+    else:
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        for f in findings:
+            console.print(
+                f"[{'green' if f.ok else 'red'}]{'ok  ' if f.ok else 'FAIL'}[/] {f.subject}: {f.text}"
+            )
+    if not all(f.ok for f in findings):
+        raise typer.Exit(69)
+
+
+# ------------------------------------------------------------------------------------------ prune
+
+
+@prune.command()
+def history(
+    state_dir: Annotated[
+        Path | None, typer.Option(help="folder of the learner; RECS_STATE_DIR without")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every release that was proposed, and what the guard said."""
+    import dataclasses
+
+    from pruning import Ledger
+    from stream_app.config import load_settings
+
+    folder = state_dir or load_settings().state_dir
+    ledger = Ledger(folder / "ledger.jsonl")
+    if ledger.path is None or not ledger.path.exists():
+        raise RecsError(f"there is no ledger in {folder}: give --state-dir, or let a learner run first")
+    records = ledger.read()
+    if as_json:
+        print(json.dumps([dataclasses.asdict(r) for r in records]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{ledger.path}", title_justify="left")
+    for name in ("time", "release", "verdict", "weights", "bytes", "reason"):
+        table.add_column(name)
+    for r in records:
+        colour = {"promote": "green", "undecided": "yellow"}.get(r.verdict, "red")
+        table.add_row(
+            r.time or "", r.version, f"[{colour}]{r.verdict}[/]",
+            f"{r.weights_before:,} → {r.weights_after:,}", f"{r.bytes_before:,} → {r.bytes_after:,}",
+            r.reason,
+        )  # fmt: skip
+    Console(highlight=False).print(table)
+
+
+@prune.command("dry-run")
+def dry_run(
+    checkpoint: Annotated[Path | None, typer.Argument(help="of a learner; RECS_STATE_DIR's without")] = None,
+    amount: Annotated[float, typer.Option(min=0, max=0.999, help="share of the weights to leave out")] = 0.8,
+    as_json: AsJson = False,
+) -> None:
+    """What pruning a saved model would leave out, by field, and what that is predicted to cost."""
+    import dataclasses
+
+    from stream_app.config import load_settings
+    from stream_app.prune_reports import dry_run as report_on
+
+    report, names = report_on(checkpoint or load_settings().state_dir / "checkpoint", amount)
+    fields = report.by_field(names)
+    if as_json:
+        found = dataclasses.asdict(report) | {"fields": [dataclasses.asdict(field) for field in fields]}
+        print(json.dumps(found))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{report.weights_before:,} → {report.weights_after:,} weights, {report.bytes_before:,} → "
+        f"{report.bytes_after:,} bytes, predicted cost {report.predicted_cost:.2g} per pair",
+        title_justify="left",
+    )
+    for name in ("field", "weights", "kept", "predicted cost"):
+        table.add_column(name, justify="left" if name == "field" else "right")
+    for field in fields:
+        kept = f"{field.kept:,} ({field.kept / max(field.live, 1):.0%})"
+        table.add_row(field.field, f"{field.live:,}", kept, f"{field.predicted_cost:.2g}")
+    Console(highlight=False).print(table)
+
+
+@prune.command("curve")
+def size_curve(
+    file: Path,
+    format: Format = "auto",
+    columns: Columns = None,
+    skip_bad: SkipBad = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first so many events")] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="what the guard accepts")] = 2e-3,
+    plot: Annotated[Path | None, typer.Option(help="draw the curve into this PNG")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Size against quality on a file of events: learn the first 80 %, judge prunings on the rest."""
+    import dataclasses
+
+    from stream_app.prune_reports import size_quality_curve
+
+    with _Reading(file, format, columns, skip_bad, quiet=as_json, limit=limit) as reading:
+        found = size_quality_curve(reading.records(), tolerance=tolerance)
+    if plot is not None:
+        from pruning import plot as draw
+
+        draw(found, plot, f"Size and quality of the ranker on {file.name}")
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), default=float))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"dense: {found.dense_weights:,} weights, {found.dense_bytes:,} bytes, log loss "
+        f"{found.dense.logloss:.5f}, AUC {found.dense.auc:.5f}",
+        title_justify="left",
+    )
+    for name in ("kept", "weights", "bytes", "log loss", "AUC", "guard"):
+        table.add_column(name, justify="left" if name == "guard" else "right")
+    for point in found.points:
+        colour = {"promote": "green", "undecided": "yellow"}.get(point.decision.verdict, "red")
+        table.add_row(
+            f"{point.kept:.0%}", f"{point.weights:,}", f"{point.bytes:,}", f"{point.quality.logloss:.5f}",
+            f"{point.quality.auc:.5f}", f"[{colour}]{point.decision.verdict}[/]",
+        )  # fmt: skip
+    Console(highlight=False).print(table)
+
+
+@prune.command()
+def now() -> None:
+    """Ask the learner to put a pruned release on trial at once."""
+    _command({"command": "prune"})
+
+
+@prune.command()
+def rollback(reason: Annotated[str, typer.Option(help="for the ledger")] = "asked for") -> None:
+    """Ask the learner to serve the previous release again."""
+    _command({"command": "rollback", "reason": reason})
+
+
+def _command(command: dict[str, str]) -> None:
+    from stream_app.config import load_settings
+    from stream_app.replay import send_command
+
+    settings = load_settings()
+    run(send_command(settings, command))
+    print(f"sent to topic {settings.control_topic}; `recs prune history` shows what became of it")
+
+
+# ------------------------------------------------------------------------------------------ helpers
+
+
+class _Progress:
+    """A progress bar on standard error, or none."""
+
+    def __init__(self, text: str, *, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=quiet,
+            transient=True,
+        )  # fmt: skip
+        self._text = text
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def bytes(self, done: int, total: int) -> None:
+        """Show how much of a file was read."""
+        self.model(self._text, done, total)
+
+    def model(self, name: str, done: int, total: int) -> None:
+        """Show how far one of several jobs is."""
+        if name not in self._tasks:
+            self._tasks[name] = self._bar.add_task(name, total=total)
+        self._bar.update(self._tasks[name], completed=done, total=total)
+
+
+class _Reading:
+    """A file being read: its records, a progress bar, and how many lines were bad."""
+
+    def __init__(
+        self,
+        file: Path,
+        format: str,
+        columns: str | None,
+        skip_bad: bool,
+        *,
+        quiet: bool,
+        limit: int | None = None,
+    ) -> None:
+        from stream_app.formats import parse_columns
+
+        self.bad = 0
+        self._arguments = (file, format, None if columns is None else parse_columns(columns), skip_bad)
+        self._limit = limit
+        self._progress = _Progress(f"reading {file.name}", quiet=quiet)
+
+    def __enter__(self) -> _Reading:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.__exit__(*error)
+
+    @property
+    def model_progress(self) -> Callable[[str, int, int], None]:
+        return self._progress.model
+
+    def records(self) -> Any:
+        """The records of the file."""
+        from stream_app.events import Event
+        from stream_app.formats import read
+
+        file, format, columns, skip_bad = self._arguments
+
+        def on_bad(_: InputError) -> None:
+            self.bad += 1
+
+        left = self._limit
+        for record in read(
+            file, format, columns=columns, skip_bad=skip_bad, on_bad=on_bad, progress=self._progress.bytes
+        ):
+            if left is not None and isinstance(record, Event):
+                if left == 0:
+                    return
+                left -= 1
+            yield record
+
+
+def _say(result: dict[str, Any], as_json: bool, text: str) -> None:
+    print(json.dumps(result) if as_json else text)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine; Ctrl-C ends it in good order."""
+    return asyncio.run(work)
+
+
+def main() -> None:
+    """Entry point: errors become one line on standard error and an exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        from pruning.errors import PruningError
+
+        if _State.debug or not isinstance(error, RecsError | PruningError | OSError):
+            raise
+        text = " ".join(str(error).split())
+        print(f"recs: {text}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Places where a test can make the process die.
+
+`FAILPOINT=worker.after_send:kill` in the environment, or `worker.after_send:kill:3` the third time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+
+_passed: Counter[str] = Counter()
+
+
+def failpoint(name: str) -> None:
+    """Die here by SIGKILL if the environment asks for it; otherwise do nothing."""
+    wanted = os.environ.get("FAILPOINT")
+    if not wanted:
+        return
+    place, _, rest = wanted.partition(":")
+    action, _, turn = rest.partition(":")
+    if place == name and action == "kill":
+        _passed[name] += 1
+        if _passed[name] >= int(turn or 1):
+            os.kill(os.getpid(), signal.SIGKILL)

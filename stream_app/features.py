@@ -1,0 +1,244 @@
+"""What a candidate looks like to the model.
+
+Numbers say how strongly the history points at a candidate, how it moves and how it fits; tokens name the
+item, its categories, and their crosses with the user's tokens. `describe` computes the numbers once, in
+the worker, at the moment of the event: the rows that are served are the rows that are learned.
+
+The model learns preferences between two candidates: the features of a pair are the difference
+
+    x = features(chosen item) − features(another candidate)
+
+so that any binary classifier with `learn_one(x, True)` is a ranker, and whatever two candidates share
+cancels. Every number has one weight for all, one per bucket of the history's length and one per bucket
+of the time since the user's last event.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+
+from pruning.tokens import cross, field_id, token
+from stream_app.item_index import ITEM_TOKENS, USER_TOKENS
+from stream_app.retrieval import HALF_LIVES, LENGTH_BUCKETS, WINDOW, length_bucket
+
+NUMBERS = (
+    "together",  # neighbour scores summed over the history, decayed
+    "together_flat",  # the same without decay
+    "together_best",  # the best single neighbour score
+    "together_last",  # the neighbour score of the latest item alone
+    "support",  # history items that point at the candidate
+    "trend_fast",  # events of late, half-life 100 events
+    "trend_slow",  # events of late, half-life 10,000 events
+    "popularity",  # events so far
+    "by_length",  # events so far by users with a history as long as this one's
+    "idle",  # events of all items since this one's last
+    "age",  # events of all items since this one's first
+    "affinity",  # share of the candidate's categories in the history
+    "rate",  # how much oftener than others it is taken when it is offered
+    "taste",  # how much oftener than expected the user takes what has its tokens
+    "offered",  # whether it was offered to the user of late
+    "taken",  # whether the user took it then
+    "position",  # place in the list that is being shown; 0 when none is
+)
+POSITION = NUMBERS.index("position")
+MOVES = ("trend_fast", "trend_slow", "popularity", "by_length", "idle", "age", "rate")  # same for every user
+N_NUMBERS = len(NUMBERS)
+GAP_BUCKETS = 4  # time since the user's last event: < 1 s, < 60 s, < 1 h, longer or never
+N_WEIGHTS = 1 + LENGTH_BUCKETS + GAP_BUCKETS  # weights per number
+TASTE_PRIOR = 3.0  # offers as expected that each token starts with
+CLIP = 6.0  # of a standardised number
+TOKEN_VALUE = np.float32(0.2)  # of a token that an item has; below 1, tokens learn slower than numbers
+
+NUMBER_TOKENS = np.array(
+    [
+        [token(name, "all")]
+        + [token(name, f"length {b}") for b in range(LENGTH_BUCKETS)]
+        + [token(name, f"gap {b}") for b in range(GAP_BUCKETS)]
+        for name in NUMBERS
+    ],
+    np.uint64,
+)  # (N_NUMBERS, N_WEIGHTS)
+
+
+@nb.njit(cache=True, nogil=True)
+def gap_bucket(event_ms, last_ms):  # type: ignore[no-untyped-def]
+    """The bucket of the time since the user's last event: < 1 s, < 60 s, < 1 h, longer or never."""
+    gap_ms = event_ms - last_ms
+    if last_ms < 0 or gap_ms >= 3_600_000:
+        return 3
+    if gap_ms < 1_000:
+        return 0
+    return 1 if gap_ms < 60_000 else 2
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def cross_field(a, b):  # type: ignore[no-untyped-def]
+    """The 16-bit field of the cross of two tokens' fields."""
+    return ((a >> np.uint64(48)) * np.uint64(0x9E37) + (b >> np.uint64(48))) & np.uint64(0xFFFF)
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def cross_tokens(user_token, item_token):  # type: ignore[no-untyped-def]
+    """The token of a user's token together with an item's."""
+    return cross(cross_field(user_token, item_token), user_token, item_token)
+
+
+def field_names(item_fields: list[str], user_fields: list[str]) -> dict[int, str]:
+    """The readable names of fields and of their crosses, by field number.
+
+    >>> names = field_names(["item", "category"], ["user", "age"])
+    >>> sorted(names.values())[:3]
+    ['affinity', 'age', 'age × category']
+    """
+    names = {field_id(name): name for name in (*NUMBERS, *item_fields, *user_fields)}
+    for a in user_fields:
+        for b in item_fields:
+            names[(field_id(a) * 0x9E37 + field_id(b)) & 0xFFFF] = f"{a} × {b}"
+    return names
+
+
+@nb.njit(cache=True, nogil=True)
+def _count_tokens(history, item_tokens, scratch):  # type: ignore[no-untyped-def]
+    """Count in how many items of the history each token stands, their own tokens left out."""
+    token_mark, token_count, epoch = scratch.token_mark, scratch.token_count, scratch.epoch[0]
+    for x in range(len(history)):
+        for t in range(1, ITEM_TOKENS):
+            key = item_tokens[history[x], t]
+            if key < 0:
+                break
+            if token_mark[key] != epoch:
+                token_mark[key] = epoch
+                token_count[key] = 0.0
+            token_count[key] += 1.0
+
+
+@nb.njit(cache=True, nogil=True)
+def describe(candidates, history, item_tokens, stats, step, scratch, out):  # type: ignore[no-untyped-def]
+    """Write the raw numbers of candidates into `out`.
+
+    Parameters
+    ----------
+    candidates
+        Item numbers, int32 (c,); their totals must be in `scratch`, and so must the user's answers to offers
+        (`recall_offers`), where there are any.
+    history
+        The user's items, the most recent last, int32 (h,); the same for all calls between two `start_user`.
+    item_tokens
+        Token numbers, int32 (n, ITEM_TOKENS).
+    stats
+        `ItemStats` as the learner last published them.
+    step
+        The learner's event step, for trends, idle time and age.
+    out
+        float32 (c, N_NUMBERS).
+    """
+    h, epoch = min(len(history), WINDOW), scratch.epoch[0]
+    total, support = scratch.total, scratch.support
+    token_mark, token_count = scratch.token_mark, scratch.token_count
+    count, first, last, trend, by_length = stats.count, stats.first, stats.last, stats.trend, stats.by_length
+    rate, offer_mark, offer_taken = stats.rate, scratch.offer_mark, scratch.offer_taken
+    taste_mark, taste_shown, taste = scratch.taste_mark, scratch.taste_shown, scratch.taste
+    if scratch.counted[0] != epoch:  # once per user, however often candidates are described
+        scratch.counted[0] = epoch
+        _count_tokens(history[len(history) - h :], item_tokens, scratch)
+    bucket = length_bucket(len(history))
+    for c in range(len(candidates)):
+        i = candidates[c]
+        for f in range(4):
+            out[c, f] = np.log1p(np.float32(10.0) * total[i, f])
+        out[c, 4] = np.log1p(np.float32(support[i]))
+        if last[i] < 0:
+            out[c, 5:11] = 0.0
+        else:
+            gap = np.float32(max(0, step - last[i]))
+            for t in range(2):
+                faded = np.float32(2.0) ** (-gap / np.float32(HALF_LIVES[t]))
+                out[c, 5 + t] = np.log1p(trend[i, t] * faded)
+            out[c, 7] = np.log1p(count[i])
+            out[c, 8] = np.log1p(by_length[i, bucket])
+            out[c, 9] = np.log1p(gap)
+            out[c, 10] = np.log1p(np.float32(max(0, step - first[i])))
+        fit, liking, n = np.float32(0.0), np.float32(0.0), 0
+        for t in range(1, ITEM_TOKENS):
+            key = item_tokens[i, t]
+            if key < 0:
+                break
+            if token_mark[key] == epoch:
+                fit += token_count[key]
+            if taste_mark[key] == epoch:
+                liking += taste[key] / (taste_shown[key] + np.float32(TASTE_PRIOR))
+            n += 1
+        out[c, 11] = fit / np.float32(n * h) if n * h > 0 else np.float32(0.0)
+        out[c, 12] = rate[i]
+        out[c, 13] = liking / np.float32(n) if n > 0 else np.float32(0.0)
+        out[c, 14] = 1.0 if offer_mark[i] == epoch else 0.0
+        out[c, 15] = 1.0 if offer_mark[i] == epoch and offer_taken[i] else 0.0
+        out[c, 16] = 0.0
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def standardised(raw, mean, inv_std):  # type: ignore[no-untyped-def]
+    """A number in standard deviations from its running mean, clipped to ±CLIP."""
+    return min(np.float32(CLIP), max(np.float32(-CLIP), (raw - mean) * inv_std))
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _has(tokens, key):  # type: ignore[no-untyped-def]
+    for t in range(ITEM_TOKENS):
+        if tokens[t] == key:
+            return True
+        if tokens[t] < 0:
+            break
+    return False
+
+
+MOST_PER_PAIR = N_NUMBERS * 3 + 2 * (ITEM_TOKENS + USER_TOKENS * ITEM_TOKENS)
+
+
+@nb.njit(cache=True, nogil=True)
+def encode_pair(  # type: ignore[no-untyped-def]
+    a, b, a_tokens, b_tokens, vocabulary, user, bucket, gap, mean, inv_std, number_tokens, keys, values, n
+):  # fmt: skip
+    """Append features(a) − features(b) to `keys` and `values` from place `n`; returns the new end.
+
+    Parameters
+    ----------
+    a, b
+        Raw numbers, float32 (N_NUMBERS,).
+    a_tokens, b_tokens
+        Token numbers, int32 (ITEM_TOKENS,), and what they stand for, `vocabulary`, uint64 (v,).
+    user
+        uint64 (USER_TOKENS,).
+    bucket, gap
+        Buckets of history length and of the time since the last event.
+    mean, inv_std
+        Running moments of the numbers, float32 (N_NUMBERS,).
+    """
+    for f in range(N_NUMBERS):
+        x = standardised(a[f], mean[f], inv_std[f]) - standardised(b[f], mean[f], inv_std[f])
+        if x != 0.0:
+            keys[n], keys[n + 1], keys[n + 2] = (
+                number_tokens[f, 0],
+                number_tokens[f, 1 + bucket],
+                number_tokens[f, 1 + LENGTH_BUCKETS + gap],
+            )
+            values[n], values[n + 1], values[n + 2] = x, x, x
+            n += 3
+    for side in range(2):
+        tokens, others = (a_tokens, b_tokens) if side == 0 else (b_tokens, a_tokens)
+        sign = TOKEN_VALUE if side == 0 else -TOKEN_VALUE
+        for t in range(ITEM_TOKENS):
+            if tokens[t] < 0:
+                break
+            if _has(others, tokens[t]):  # what both have cancels, and so do its crosses
+                continue
+            key = vocabulary[tokens[t]]
+            keys[n], values[n] = key, sign
+            n += 1
+            for g in range(0 if t > 0 else 1, USER_TOKENS):  # not user × item: it would only memorise
+                if user[g] == 0:
+                    break
+                keys[n], values[n] = cross_tokens(user[g], key), sign
+                n += 1
+    return n

@@ -1,0 +1,461 @@
+"""The learner: one model, learned from examples, each exactly once.
+
+It owns the co-visitation graph, the item counters and the ranker, a binary classifier with River's
+interface. The ranker learns preferences: each example becomes a few pairs (chosen item, other candidate)
+whose feature difference has the label True, or, with the sign turned, False. The compiled
+`FTRLClassifier` takes a batch of pairs in one call; any other River classifier takes them one by one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+import pruning
+from pruning.envelope import seal, unseal
+from pruning.errors import PruningError
+from stream_app.errors import CheckpointError
+from stream_app.examples import CHOSEN, DISLIKED, SHOWN, TAKEN, ExampleBatch
+from stream_app.features import MOST_PER_PAIR, N_NUMBERS, NUMBER_TOKENS, encode_pair, field_names
+from stream_app.item_index import UNKNOWN, ItemIndex
+from stream_app.model import FTRLClassifier
+from stream_app.release import Overlay, Tables
+from stream_app.retrieval import (
+    HALF_LIVES,
+    RATE_PRIOR,
+    CoVisits,
+    ItemStats,
+    compacted,
+    export_rows,
+    grow_covisits,
+    grow_stats,
+    learn_offer,
+    learn_visit,
+    length_bucket,
+    new_covisits,
+    new_neighbours,
+    new_stats,
+)
+
+_MAGIC, _FORMAT = b"RECSLEAR", 1
+CHUNK = 128  # examples per compiled call
+POOL_TRENDING = 50  # items per half-life that every user is offered
+POOL_NEW = 10  # latest first-seen items that every user is offered
+SHOWN_STEP = 8.0  # workers hear of an item that was only shown every so many times
+TAKEN_WEIGHT = np.float32(1.0)  # of what a choice out of a list says about the rest of the list
+FEW = 100  # rows seen before the moments of the numbers are trusted
+
+
+@runtime_checkable
+class EncodedClassifier(Protocol):
+    """A classifier that learns encoded pairs in one call."""
+
+    def learn_many_encoded(self, keys: Any, values: Any, indptr: Any, y: Any, weight: Any = None) -> Any:
+        """Learn pairs in order; see `FTRLClassifier.learn_many_encoded`."""
+
+
+@dataclass
+class Moments:
+    """Running mean and variance of the ranker's numbers (Welford), and how offers fare."""
+
+    n: NDArray[np.float64]  # (1,)
+    mean: NDArray[np.float64]  # (N_NUMBERS,)
+    m2: NDArray[np.float64]  # (N_NUMBERS,)
+    offers: NDArray[np.float64]  # (2,) offers of items so far, and those of them that were taken
+
+    @classmethod
+    def new(cls) -> Moments:
+        """Moments of nothing."""
+        return cls(np.zeros(1), np.zeros(N_NUMBERS), np.zeros(N_NUMBERS), np.array([RATE_PRIOR, 1.0]))
+
+    def scaling(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and 1 / standard deviation, float32 (N_NUMBERS,); 0 and 1 until enough was seen."""
+        mean, inv_std = _scaling(self.n, self.mean, self.m2)
+        return mean, inv_std
+
+
+@nb.njit(cache=True, nogil=True)
+def _scaling(n, mean, m2):  # type: ignore[no-untyped-def]
+    if n[0] < FEW:
+        return np.zeros(N_NUMBERS, np.float32), np.ones(N_NUMBERS, np.float32)
+    return mean.astype(np.float32), (1.0 / (np.sqrt(m2 / n[0]) + 1e-3)).astype(np.float32)
+
+
+@nb.njit(cache=True, nogil=True)
+def _learn_chunk(  # type: ignore[no-untyped-def]
+    graph, stats, item_tokens, vocabulary, n, mean, m2, offers, number_tokens, step, history, length, gap,
+    kind, weight, users, item, count, numbers, keys, values, indptr, labels, pair_weight,
+):  # fmt: skip
+    """Count and link a chunk of examples and write out their pairs; returns how many pairs."""
+    pairs = 0
+    for e in range(len(length)):
+        if kind[e] == SHOWN:
+            for x in range(count[e]):
+                i = item[e, x]
+                learn_offer(stats, offers, i, False, True)
+                if stats.shown[i] % SHOWN_STEP == 0.0:
+                    graph.touched[i] = step + e
+            continue
+        if kind[e] != CHOSEN:
+            learn_offer(stats, offers, item[e, 0], kind[e] != DISLIKED, kind[e] != TAKEN)
+        first = 0
+        while first < history.shape[1] and history[e, first] < 0:
+            first += 1
+        amount = np.float32(weight[e])
+        m = count[e] - 1  # other candidates
+        if m > 0:
+            shift, inv_std = _scaling(n, mean, m2)
+            bucket = length_bucket(length[e])
+            for k in range(1, m + 1):
+                a, b = (0, k) if (step + e + k) % 2 == 0 else (k, 0)
+                indptr[pairs + 1] = encode_pair(
+                    numbers[e, a], numbers[e, b], item_tokens[item[e, a]], item_tokens[item[e, b]],
+                    vocabulary, users[e], bucket, gap[e], shift, inv_std, number_tokens,
+                    keys, values, indptr[pairs],
+                )  # fmt: skip
+                labels[pairs] = np.float32(1.0 if a == 0 else 0.0)
+                pair_weight[pairs] = (TAKEN_WEIGHT if kind[e] == TAKEN else amount) / np.float32(m)
+                pairs += 1
+            for k in range(m + 1):
+                n[0] += 1.0
+                for f in range(N_NUMBERS):
+                    d = numbers[e, k, f] - mean[f]
+                    mean[f] += d / n[0]
+                    m2[f] += d * (numbers[e, k, f] - mean[f])
+        graph.touched[item[e, 0]] = step + e
+        if amount > 0.0 or kind[e] == DISLIKED:
+            learn_visit(graph, stats, history[e, first:], length[e], item[e, 0], amount, step + e)
+    return pairs
+
+
+class Learner:
+    """Learns examples, exports what it learned, and saves itself.
+
+    Parameters
+    ----------
+    ranker
+        A River classifier; `FTRLClassifier()` unless told otherwise.
+    items
+        The item index; shared when the same process serves.
+
+    Attributes
+    ----------
+    step
+        Examples learned so far, the clock of the trends.
+    high_water
+        Highest offset learned, by source partition.
+    """
+
+    def __init__(self, ranker: Any = None, items: ItemIndex | None = None) -> None:
+        self.ranker = FTRLClassifier(alpha=0.05, l2=1.0, max_features=1_000_000) if ranker is None else ranker
+        self.items = ItemIndex() if items is None else items
+        self.graph: CoVisits = new_covisits()
+        self.stats: ItemStats = new_stats()
+        self.moments = Moments.new()
+        self.step = 0
+        self.high_water: dict[int, int] = {}
+        self.user_fields: set[str] = set()
+        self._room = _PairRoom()
+
+    # Learning
+
+    def learn(self, batch: ExampleBatch) -> int:
+        """Learn the examples of a batch that were not learned before; returns how many.
+
+        Calling it twice with the same batch learns it once: (partition, offset) decides.
+        """
+        batch = batch.rows(batch.offsets > self.high_water.get(batch.partition, -1))
+        if not len(batch):
+            return 0
+        local = self._numbers(batch)
+        self.make_room()
+        history = np.where(batch.history >= 0, local[batch.history], -1).astype(np.int32)
+        item = np.where(batch.item >= 0, local[batch.item], -1).astype(np.int32)
+        for start in range(0, len(batch), CHUNK):
+            self._learn_chunk(batch, history, item, slice(start, start + CHUNK))
+        self.high_water[batch.partition] = int(batch.offsets[-1])
+        self.user_fields.update(batch.user_fields)
+        return len(batch)
+
+    def _numbers(self, batch: ExampleBatch) -> NDArray[np.int32]:
+        """The numbers of the batch's items, (k,), −1 for those that no example mentions.
+
+        New items are numbered in the order in which the examples mention them, so that the state does not
+        depend on how the examples were cut into batches.
+        """
+        mentioned = batch.mentioned()
+        local = np.full(len(batch.keys), -1, np.int32)
+        local[mentioned] = self.items.numbers_of_keys(batch.keys[mentioned])
+        ids = self.items.ids
+        for k, i in zip(mentioned.tolist(), local[mentioned].tolist(), strict=True):
+            if batch.ids[k] and not ids[i]:
+                self.items.number(batch.ids[k])  # tells the index the id of a key
+        return local
+
+    def _learn_chunk(
+        self, batch: ExampleBatch, history: NDArray[np.int32], item: NDArray[np.int32], part: slice
+    ) -> None:
+        e = len(batch.length[part])
+        self.graph = grow_covisits(self.graph, self.items.capacity, e)
+        room = self._room.of(int(np.maximum(batch.count[part] - 1, 0).sum()))
+        pairs = _learn_chunk(
+            self.graph, self.stats, self.items.tokens, self.items.vocabulary, *vars(self.moments).values(),
+            NUMBER_TOKENS, self.step, history[part], batch.length[part], batch.gap[part],
+            batch.kind[part], batch.weight[part], batch.users[part], item[part], batch.count[part],
+            batch.numbers[part], room.keys, room.values, room.indptr, room.labels, room.weight,
+        )  # fmt: skip
+        self.step += e
+        if pairs:
+            end = int(room.indptr[pairs])
+            learn_pairs(
+                self.ranker,
+                room.keys[:end], room.values[:end], room.indptr[: pairs + 1], room.labels[:pairs],
+                room.weight[:pairs],
+            )  # fmt: skip
+
+    def make_room(self) -> None:
+        """Give every item of the index a row in the tables."""
+        n = self.items.capacity
+        self.graph = grow_covisits(self.graph, n, CHUNK)
+        self.stats = grow_stats(self.stats, n)
+
+    # Exporting
+
+    def pool(self) -> NDArray[np.int32]:
+        """The items that every user is offered: trending, slow and fast, and the newest; int32 (p,)."""
+        n = len(self.items)
+        servable = (self.items.servable[:n] > 0) & (self.stats.last[:n] >= 0)
+        numbers = np.flatnonzero(servable).astype(np.int32)
+        parts = [_best(numbers, trend, POOL_TRENDING) for trend in self.trends(numbers).T]
+        parts.append(_best(numbers, self.stats.first[numbers].astype(np.float64), POOL_NEW))
+        return np.array(list(dict.fromkeys(np.concatenate(parts).tolist())), np.int32)
+
+    def trends(self, numbers: NDArray[np.int32]) -> NDArray[np.float64]:
+        """The two trends of items as of now, (n, 2)."""
+        gap = self.step - self.stats.last[numbers]
+        now: NDArray[np.float64] = self.stats.trend[numbers] * 2.0 ** (-gap[:, None] / np.array(HALF_LIVES))
+        return now
+
+    def tables(self, rows: NDArray[np.int32], width: int) -> Tables:
+        """The served tables of some items, int32 (r,), with `width` neighbours each.
+
+        Items that may not be shown travel as keys only. A reader who was not told why (the deletion is long
+        compacted away) does not show them either.
+        """
+        self.make_room()
+        near = new_neighbours(len(rows), width)
+        export_rows(self.graph, self.stats, rows, near)
+        pool = self.pool()
+        mentioned = np.unique(np.concatenate((rows, near.item[near.item >= 0], pool))).astype(np.int32)
+        place = np.full(self.items.capacity + 1, -1, np.int32)  # the last one stands for "no item"
+        place[mentioned] = np.arange(len(mentioned), dtype=np.int32)
+        mean, inv_std = self.moments.scaling()
+        return Tables(
+            step=self.step,
+            ids=[self.items.ids[i] if self.items.servable[i] else UNKNOWN for i in mentioned],
+            keys=self.items.keys[mentioned],
+            rows=place[rows],
+            count=self.stats.count[rows],
+            first=self.stats.first[rows],
+            last=self.stats.last[rows],
+            trend=self.stats.trend[rows],
+            rate=self.stats.rate[rows],
+            by_length=self.stats.by_length[rows],
+            neighbours=place[near.item],
+            scores=near.score,
+            scale=near.scale,
+            pool=place[pool],
+            mean=mean,
+            inv_std=inv_std,
+        )
+
+    def all_rows(self) -> NDArray[np.int32]:
+        """The items that events were learned of."""
+        self.make_room()
+        return np.flatnonzero(self.graph.touched[: len(self.items)] >= 0).astype(np.int32)
+
+    def rows_since(self, step: int) -> NDArray[np.int32]:
+        """The items whose rows changed from a step on, int32 (r,)."""
+        self.make_room()
+        return np.flatnonzero(self.graph.touched[: len(self.items)] >= step).astype(np.int32)
+
+    def overlay(
+        self,
+        since_step: int,
+        since_ranker_step: int,
+        width: int,
+        rows: NDArray[np.int32] | None = None,
+    ) -> Overlay:
+        """What was learned after a step: all touched weights, and the rows of touched items.
+
+        Parameters
+        ----------
+        since_step, since_ranker_step
+            Steps of the learner and of the ranker up to which the reader knows everything.
+        width
+            Neighbours per row.
+        rows
+            The rows of these items, int32 (r,), instead.
+        """
+        rows = self.rows_since(since_step) if rows is None else rows
+        keys, weights = touched_since(self.ranker, since_ranker_step)
+        return Overlay(keys, weights, self.tables(rows, width))
+
+    def field_names(self) -> dict[int, str]:
+        """Readable names of the ranker's fields, as far as they are known, by number."""
+        return field_names(
+            ["item", "category", "price", *sorted(self.items.fields)], ["user", *sorted(self.user_fields)]
+        )
+
+    # Saving
+
+    def to_bytes(self, extra: dict[str, Any] | None = None) -> bytes:
+        """The whole state as checksummed bytes; equal states give equal bytes.
+
+        Parameters
+        ----------
+        extra
+            What the caller wants back from `from_bytes`, JSON: its input offsets, for example.
+        """
+        if not isinstance(self.ranker, FTRLClassifier):
+            raise CheckpointError(
+                f"{type(self.ranker).__name__} cannot be saved: use the default ranker or learn again"
+            )
+        self.make_room()
+        n = len(self.items)
+        by_item = ("start", "length", "capacity", "touched")
+        arrays: dict[str, NDArray[Any]] = {
+            f"graph_{k}": v[:n] if k in by_item else v for k, v in compacted(self.graph)._asdict().items()
+        }
+        arrays |= {f"stats_{k}": v[:n] for k, v in self.stats._asdict().items()}
+        arrays |= {f"moments_{k}": v for k, v in vars(self.moments).items()}
+        arrays |= {
+            "item_keys": self.items.keys[:n], "item_tokens": self.items.token_keys(),
+            "servable": self.items.servable[:n], "ranker": np.frombuffer(self.ranker.to_bytes(), np.uint8),
+        }  # fmt: skip
+        meta = {
+            "step": self.step, "ids": self.items.ids, "extra": extra or {},
+            "high_water": sorted(self.high_water.items()),
+            "item_fields": sorted(self.items.fields), "user_fields": sorted(self.user_fields),
+        }  # fmt: skip
+        return seal(_MAGIC, _FORMAT, meta, arrays)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> tuple[Learner, dict[str, Any]]:
+        """Restore `to_bytes`; returns the learner and what the caller had put into `extra`.
+
+        Raises
+        ------
+        CheckpointError
+            If the bytes are damaged, foreign or of a newer version.
+        """
+        try:
+            meta, arrays = unseal(data, _MAGIC, _FORMAT)
+            ranker = FTRLClassifier.from_bytes(arrays["ranker"].tobytes())
+        except PruningError as error:
+            raise CheckpointError(f"the checkpoint cannot be read: {error}") from error
+        learner = cls(ranker)
+        learner.items.restore(meta["ids"], arrays["item_keys"], arrays["item_tokens"], arrays["servable"])
+        learner.graph = CoVisits(**{k: arrays[f"graph_{k}"].copy() for k in CoVisits._fields})
+        learner.stats = ItemStats(**{k: arrays[f"stats_{k}"].copy() for k in ItemStats._fields})
+        learner.moments = Moments(**{k: arrays[f"moments_{k}"].copy() for k in ("n", "mean", "m2", "offers")})
+        learner.step = meta["step"]
+        learner.items.fields.update(meta["item_fields"])
+        learner.user_fields.update(meta["user_fields"])
+        learner.high_water = {int(p): int(o) for p, o in meta["high_water"]}
+        learner.make_room()
+        return learner, meta["extra"]
+
+
+class _PairRoom:
+    """Room for the pairs of one chunk, kept from chunk to chunk."""
+
+    def __init__(self) -> None:
+        self._allocate(256)
+
+    def _allocate(self, pairs: int) -> None:
+        self.keys = np.empty(pairs * MOST_PER_PAIR, np.uint64)
+        self.values = np.empty(pairs * MOST_PER_PAIR, np.float32)
+        self.indptr = np.zeros(pairs + 1, np.int64)
+        self.labels = np.empty(pairs, np.float32)
+        self.weight = np.empty(pairs, np.float32)
+
+    def of(self, pairs: int) -> _PairRoom:
+        """Itself, with room for `pairs` pairs."""
+        if len(self.labels) < pairs:
+            self._allocate(pairs)
+        return self
+
+
+def _best(numbers: NDArray[np.int32], scores: NDArray[np.float64], most: int) -> NDArray[np.int32]:
+    """The `most` numbers with the highest scores, best first, ties by number."""
+    if len(numbers) > most:
+        cut = np.partition(scores, len(scores) - most)[len(scores) - most]
+        near = scores >= cut
+        numbers, scores = numbers[near], scores[near]
+    return numbers[np.argsort(-scores, kind="stable")[:most]]
+
+
+def learn_pairs(
+    ranker: Any,
+    keys: NDArray[np.uint64],
+    values: NDArray[np.float32],
+    indptr: NDArray[np.int64],
+    labels: NDArray[np.float32],
+    weight: NDArray[np.float32],
+) -> None:
+    """Teach a classifier encoded pairs: in one call where it can, else with `learn_one` per pair.
+
+    A River classifier sees tokens (integers) as feature names. Pair weights are passed on where its
+    `learn_one` takes them as `w`.
+    """
+    if isinstance(ranker, EncodedClassifier):
+        ranker.learn_many_encoded(keys, values, indptr, labels, weight)
+        return
+    weighted = "w" in inspect.signature(ranker.learn_one).parameters
+    for (x, y), w in zip(river_pairs(keys, values, indptr, labels), weight.tolist(), strict=True):
+        if weighted:
+            ranker.learn_one(x, y, w=w)
+        else:
+            ranker.learn_one(x, y)
+
+
+def river_pairs(
+    keys: NDArray[np.uint64],
+    values: NDArray[np.float32],
+    indptr: NDArray[np.int64],
+    labels: NDArray[np.float32],
+) -> Iterable[tuple[dict[int, float], bool]]:
+    """Encoded pairs as River's feature dicts.
+
+    >>> keys, values = np.array([5, 7], np.uint64), np.array([1, 0.5], np.float32)
+    >>> list(river_pairs(keys, values, np.array([0, 2]), np.ones(1)))
+    [({5: 1.0, 7: 0.5}, True)]
+    """
+    names, numbers = keys.tolist(), values.tolist()
+    for k in range(len(indptr) - 1):
+        a, b = int(indptr[k]), int(indptr[k + 1])
+        yield dict(zip(names[a:b], numbers[a:b], strict=True)), bool(labels[k] > 0.5)
+
+
+def touched_since(ranker: Any, step: int) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+    """The weights that a ranker changed after its step `step`; of a stock River model, all of them."""
+    if hasattr(ranker, "touched_since"):
+        keys, weights = ranker.touched_since(step)
+        return keys, weights
+    try:
+        frozen = pruning.snapshot(ranker)
+    except pruning.EmptyModelError:
+        return np.zeros(0, np.uint64), np.zeros(0, np.float32)
+    return frozen.keys, frozen.weights.astype(np.float32)
+
+
+def ranker_step(ranker: Any) -> int:
+    """Learn steps of a ranker, 0 where it does not count them."""
+    return int(getattr(ranker, "step", 0))

@@ -1,0 +1,196 @@
+"""The whole recommender in one object, without Kafka or Redis: observe, recommend, prune, go on.
+
+It is what `recs evaluate` judges, and what a notebook would use. Every event is learned at once. With
+compression, lists come from what workers serve: the promoted release under its overlay; without, from the
+learner's own tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pruning import CircuitBreaker, Guard, Int8, Ledger, PruningAgent, SaliencyPruner
+from stream_app.candidates import clear_item
+from stream_app.events import DEFAULT_WEIGHTS, Event, Item, User
+from stream_app.features import N_NUMBERS, POSITION, describe, gap_bucket
+from stream_app.learning import Learner, ranker_step, touched_since
+from stream_app.recommender import Recommender
+from stream_app.releasing import ReleaseCycle
+from stream_app.retrieval import length_bucket
+from stream_app.scoring import MOST_CANDIDATES, View, candidates_of, recall, score
+from stream_app.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
+
+
+def default_agent(
+    ledger: Ledger | None = None, *, tolerance: float = 2e-3, samples: int = 1_000, overlap: float = 0.9
+) -> PruningAgent:
+    """The pruning agent with this project's defaults: saliency, 8 bits, a guard on pairwise log loss.
+
+    Parameters
+    ----------
+    tolerance, samples, overlap
+        What the guard accepts: rise of the loss, examples at least, agreement of the top 10.
+    """
+    guard = Guard(tolerance=tolerance, min_samples=samples, min_overlap=overlap)
+    return PruningAgent(SaliencyPruner(0.8), Int8(), guard, ledger, breaker=CircuitBreaker(failures=8))
+
+
+class OnlineRecommender:
+    """Learns from each event before the next one is asked about.
+
+    Parameters
+    ----------
+    compress
+        Serve pruned and quantized releases under an overlay instead of the learner's own tables.
+    ranker
+        A River classifier; the compiled `FTRLClassifier` unless told otherwise.
+    interval, first, samples
+        Examples between proposals, before the first, and before the guard decides.
+    agent
+        Prunes and judges, when compressing; `default_agent()` unless told otherwise.
+    weights, rating_threshold
+        What positive feedback is; see `stream_app.events.feedback`.
+
+    Examples
+    --------
+    >>> online = OnlineRecommender()
+    >>> for t in range(40):
+    ...     online.observe(Event(str(t), "view_item", t * 1000, f"u{t % 7}", item_id=f"i{t % 5}"))
+    >>> online.recommend("u9", 40_000, 3)
+    ['i0', 'i1', 'i2']
+    """
+
+    def __init__(
+        self,
+        *,
+        compress: bool = True,
+        ranker: Any = None,
+        agent: PruningAgent | None = None,
+        weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+        rating_threshold: float = 4.0,
+        interval: int = 10_000,
+        first: int = 2_000,
+        samples: int = 1_000,
+    ) -> None:
+        self.learner = Learner(ranker)
+        self.recommender = Recommender(
+            items=self.learner.items, weights=weights, rating_threshold=rating_threshold, max_users=1_000_000
+        )
+        self.cycle: ReleaseCycle | None = None
+        width = self.recommender.model.width
+        if compress:
+            agent = default_agent(samples=samples) if agent is None else agent
+            self.cycle = ReleaseCycle(self.learner, agent, width=width, interval=interval, first=first)
+            self._overlay_from = (0, 0)
+        else:
+            self.recommender.model = DenseModel(self.learner, width)
+        self._offset = 0
+
+    def observe_item(self, item: Item) -> None:
+        """Take over an item's description."""
+        self.recommender.observe_item(item)
+
+    def observe_user(self, user: User) -> None:
+        """Take over a user's description."""
+        self.recommender.observe_user(user)
+
+    def observe(self, event: Event) -> None:
+        """Apply an event to its user, learn from it, and bring what is served up to date."""
+        self._user(event.user_id)
+        outcome = self.recommender.apply(0, [self._offset], [event], lists=False)
+        self._offset += 1
+        if outcome.examples is None:
+            return
+        self.learner.learn(outcome.examples)
+        if self.cycle is None:
+            return
+        before = self.cycle.active
+        self.cycle.observe(outcome.examples)
+        active = self.cycle.active
+        model = self.recommender.model
+        if active is not before:
+            model.load(active.release, active.version)
+            self._overlay_from = (active.step, active.ranker_step)
+        model.apply(self.learner.overlay(*self._overlay_from, model.width))
+        self._overlay_from = (self.learner.step, ranker_step(self.learner.ranker))
+
+    def recommend(self, user_id: str, event_time_ms: int, k: int, *, exclude_seen: bool = True) -> list[str]:
+        """The ids of the `k` best items for a user, best first."""
+        row = self._user(user_id)
+        gaps = np.array([self._gap(row, event_time_ms)], np.uint8)
+        rows = np.array([row], np.int32)
+        items, _, counts = self.recommender.top(rows, gaps, k, exclude_seen=exclude_seen)
+        return [self.learner.items.ids[i] for i in items[0, : counts[0]]]
+
+    def score_items(
+        self,
+        user_id: str,
+        item_ids: Sequence[str],
+        event_time_ms: int,
+        positions: Sequence[int] | None = None,
+    ) -> NDArray[np.float64]:
+        """One score for each of `item_ids`, (n,); `positions` are their places in a shown list, from 1."""
+        row = self._user(user_id)
+        items = np.array([self.learner.items.number(item_id) for item_id in item_ids], np.int32)
+        model, users = self.recommender.model, self.recommender.users.users
+        view, scratch = model.view, model.scratch
+        history = users.items[row, : users.length[row]]
+        candidates_of(view, history, history, MOST_CANDIDATES, scratch)
+        for item in items:
+            clear_item(scratch, item)
+        recall(view, users, row, scratch)
+        raw = np.empty((len(items), N_NUMBERS), np.float32)
+        describe(items, history, view.item_tokens, view.stats, view.step, scratch, raw)
+        if positions is not None:
+            raw[:, POSITION] = np.log1p(np.maximum(np.array(positions) - 1, 0))
+        out = np.empty(len(items), np.float32)
+        bucket = length_bucket(len(history))
+        score(view, items, raw, users.tokens[row], bucket, self._gap(row, event_time_ms), scratch, out)
+        return out.astype(np.float64)
+
+    def _user(self, user_id: str) -> int:
+        users = self.recommender.users
+        return users.row(user_id) if user_id in users else users.load(user_id, None)
+
+    def _gap(self, row: int, event_time_ms: int) -> int:
+        return int(gap_bucket(event_time_ms, int(self.recommender.users.users.last_ms[row])))
+
+
+class DenseModel(ServedModel):
+    """The learner's own tables as a served model: nothing pruned, nothing quantized, nothing copied."""
+
+    def __init__(self, learner: Learner, width: int) -> None:
+        super().__init__(learner.items, width)
+        self._learner = learner
+        self._weights = FreshWeights()
+        self._weights_step = 0
+        self._none = empty_artefact()
+
+    @property
+    def view(self) -> View:
+        """What kernels read, as of the last example learned."""
+        learner = self._learner
+        if self._view is None or learner.step != self.step or not self._fits(self._view):
+            learner.make_room()
+            self._weights.put(*touched_since(learner.ranker, self._weights_step))
+            self._weights_step, self.step = ranker_step(learner.ranker), learner.step
+            mean, inv_std = learner.moments.scaling()
+            self._view = make_view(
+                View(
+                    learned=True,
+                    graph=learner.graph,
+                    neighbours=self._neighbours,
+                    stats=learner.stats,
+                    weights=bare_weights(self._none, self._weights, mean, inv_std),
+                    item_tokens=self.items.tokens,
+                    vocabulary=self.items.vocabulary,
+                    servable=self.items.servable,
+                    pool=learner.pool(),
+                    step=learner.step,
+                )
+            )
+        return self._view

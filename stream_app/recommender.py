@@ -1,0 +1,406 @@
+"""The recommender: apply events to users, log examples, make lists. Pure: no clock, no network.
+
+One batch goes through three calls, so that the caller can do the reading and writing in between::
+
+    missing(events)            whose state has to be loaded first
+    apply(partition, events)   → Outcome: examples for the learner, lists and states for Redis
+    explain(user, item)        → why an item is in a list
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pruning.tokens import token
+from stream_app.candidates import clear_item
+from stream_app.events import DEFAULT_WEIGHTS, Event, Item, Tombstone, User, feedback
+from stream_app.examples import CHOSEN, DISLIKED, LIKED, SHOWN, ExampleBatch
+from stream_app.features import N_NUMBERS, describe
+from stream_app.item_index import ItemIndex
+from stream_app.retrieval import WINDOW, length_bucket
+from stream_app.scoring import (
+    MOST_CANDIDATES,
+    NEGATIVES,
+    Feedback,
+    Logged,
+    candidates_of,
+    new_log,
+    observe,
+    recall,
+    refresh,
+    score_parts,
+)
+from stream_app.served_model import NEIGHBOURS, ServedModel
+from stream_app.user_table import UserTable
+
+_NOTHING: list[tuple[str, int, float]] = [("", CHOSEN, 0.0)]  # only moves the user's clock
+LIST_GAP = 1  # lists are made for a user who comes back within a minute
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A user's list.
+
+    Attributes
+    ----------
+    items
+        Item ids with their scores, best first.
+    personal
+        Whether the user's own history had a part in it.
+    event_time_ms
+        Time of the event after which it was made, −1 when there was none.
+    """
+
+    user_id: str
+    items: list[tuple[str, float]]
+    personal: bool
+    event_time_ms: int
+
+
+@dataclass(frozen=True, eq=False)
+class Lists(Sequence[Offered]):
+    """The lists of many users by column; as a sequence, one `Offered` for each.
+
+    Attributes
+    ----------
+    user_ids
+        Whose lists, m in number.
+    items
+        Item ids of each list, best first.
+    scores
+        Their scores.
+    personal
+        Whether the user's own history had a part in it.
+    times_ms
+        Time of the event after which it was made, −1 when there was none, int64 (m,).
+
+    Examples
+    --------
+    >>> lists = Lists(["u1"], [["a", "b"]], [[2.0, 1.0]], [True], np.array([-1]))
+    >>> lists[0].items
+    [('a', 2.0), ('b', 1.0)]
+    """
+
+    user_ids: Sequence[str] = ()
+    items: Sequence[list[str]] = ()
+    scores: Sequence[list[float]] = ()
+    personal: Sequence[bool] = ()
+    times_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have none
+
+    @overload
+    def __getitem__(self, m: int) -> Offered: ...
+    @overload
+    def __getitem__(self, m: slice) -> list[Offered]: ...
+    def __getitem__(self, m: int | slice) -> Offered | list[Offered]:
+        if isinstance(m, slice):
+            return [self[x] for x in range(*m.indices(len(self)))]
+        pairs = list(zip(self.items[m], self.scores[m], strict=True))
+        return Offered(self.user_ids[m], pairs, self.personal[m], int(self.times_ms[m]))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a batch of events leads to, in the order in which it has to become durable."""
+
+    examples: ExampleBatch | None
+    lists: Lists
+    states: list[tuple[str, bytes]]
+    applied: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an item is in a list: what moved its score most, in words."""
+
+    text: str
+    because: str | None  # the history item that points at it, if one does
+    parts: Mapping[str, float]  # group of features → part of the score
+
+
+class _Said:
+    """The columns of `Feedback` in the making."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.times: list[int] = []
+        self.places: list[int] = []
+        self.requests: list[int] = []
+        self.kinds: list[int] = []
+        self.items: list[int] = []
+        self.strengths: list[float] = []
+        self.shown: list[int] = []
+        self.shown_end: list[int] = []
+
+    def add(
+        self, row: int, time: int, place: int, request: int, kind: int, item: int, strength: float
+    ) -> None:
+        """Add a row that ends where `shown` ends now."""
+        self.rows.append(row)
+        self.times.append(time)
+        self.places.append(place)
+        self.requests.append(request)
+        self.kinds.append(kind)
+        self.items.append(item)
+        self.strengths.append(strength)
+        self.shown_end.append(len(self.shown))
+
+
+class Recommender:
+    """Users, items and the served model of one process.
+
+    Parameters
+    ----------
+    k
+        Items per list.
+    weights
+        Event type → strength of feedback; `events.DEFAULT_WEIGHTS` unless told otherwise.
+    rating_threshold
+        Ratings from here on are positive feedback.
+    items
+        The item index; shared when the same process learns.
+    """
+
+    def __init__(
+        self,
+        *,
+        k: int = 20,
+        weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+        rating_threshold: float = 4.0,
+        neighbours: int = NEIGHBOURS,
+        max_users: int = 50_000,
+        max_items_per_user: int = 512,
+        items: ItemIndex | None = None,
+    ) -> None:
+        self.k = k
+        self.weights = weights
+        self.rating_threshold = rating_threshold
+        self.items = ItemIndex() if items is None else items
+        self.users = UserTable(self.items, max_users, max_items_per_user)
+        self.model = ServedModel(self.items, neighbours)
+
+    # What the shop says
+
+    def observe_item(self, item: Item | Tombstone) -> bool:
+        """Take over an item's description; returns whether the item may be shown no longer."""
+        if isinstance(item, Tombstone):
+            was = self._is_servable(item.id)
+            self.items.servable[self.items.number(item.id)] = 0
+            return was
+        was = self._is_servable(item.item_id)
+        self.items.describe(
+            item.item_id,
+            price=item.price,
+            categories=item.categories,
+            attributes=item.attributes,
+            servable=item.is_available,
+        )
+        self.model.touch()
+        return was and not item.is_available
+
+    def _is_servable(self, item_id: str) -> bool:
+        number = self.items.find(item_id)
+        return number is not None and bool(self.items.servable[number])
+
+    def observe_user(self, user: User | Tombstone) -> None:
+        """Take over a user's description; a tombstone forgets the user."""
+        if isinstance(user, Tombstone):
+            self.users.forget(user.id)
+        else:
+            self.users.describe(user.user_id, dict(user.attributes))
+
+    # Events
+
+    def missing(self, events: Iterable[Event]) -> list[str]:
+        """Users of these events whose state is not in memory, once each; the others are not evicted first."""
+        return self.users.keep(dict.fromkeys([e.user_id for e in events]))
+
+    def apply(
+        self, partition: int, offsets: Sequence[int], events: Sequence[Event], *, lists: bool = True
+    ) -> Outcome:
+        """Apply events of one partition, in offset order; the state of every user must be in memory.
+
+        An event whose offset is not above the last one applied to its user is skipped, so a batch that
+        was half applied before a crash can be given again. Without `lists`, lists and states are left out.
+        """
+        users = self.users
+        user_rows = users.rows_of([event.user_id for event in events])  # (e,)
+        new = users.advance(user_rows, partition, np.array(offsets, np.int64))
+        applied = int(new.sum())
+        if not applied:
+            return Outcome(None, Lists(), [], 0, len(events))
+        said = _Said()
+        active: dict[str, int] = {}  # user → latest event time
+        for event, row, place in compress(zip(events, user_rows.tolist(), offsets, strict=True), new):
+            time = event.event_time_ms
+            if active.get(event.user_id, -1) < time:
+                active[event.user_id] = time
+            request = 0 if event.request_id is None else token("request", event.request_id)
+            if event.event_type == "view_item_list" and event.items:
+                self._show(said, row, time, place, request, event)
+                continue
+            for item_id, kind, strength in self._judged(event):
+                number = self.items.number(item_id) if item_id else 0
+                said.add(row, time, place, request, kind, number, strength)
+        log, places = self._observe(partition, said)
+        examples = self._examples(partition, said, log, places)
+        if not lists:
+            return Outcome(examples, Lists(), [], applied, len(events) - applied)
+        states = users.pack_all(list(active))
+        return Outcome(examples, self.lists(list(active), active), states, applied, len(events) - applied)
+
+    def _show(self, said: _Said, row: int, time: int, place: int, request: int, event: Event) -> None:
+        """Add a list that was shown, in parts that an example has room for."""
+        shown = [*map(self.items.number, dict.fromkeys(event.item_ids()))]
+        for start in range(0, len(shown), 1 + NEGATIVES):
+            said.shown += shown[start : start + 1 + NEGATIVES]
+            said.add(row, time, place, request, SHOWN, 0, 0.0)
+
+    def _judged(self, event: Event) -> list[tuple[str, int, float]]:
+        """The items that an event speaks of, what it says, and how strongly; one without item if of none."""
+        liked = feedback(event, self.weights, self.rating_threshold)
+        if event.event_type != "rate":
+            return [(item_id, CHOSEN, strength) for item_id, strength in liked] or _NOTHING
+        if liked:
+            return [(item_id, LIKED, strength) for item_id, strength in liked]
+        if event.item_id is not None and event.value is not None and self.weights.get("rate", 0.0) > 0:
+            return [(event.item_id, DISLIKED, 0.0)]  # below the threshold
+        return _NOTHING
+
+    def _observe(self, partition: int, said: _Said) -> tuple[Logged, NDArray[np.int64]]:
+        log = new_log(len(said.rows))
+        places = np.array(said.places, np.int64)
+        events = Feedback(
+            rows=np.array(said.rows, np.int32),
+            items=np.array(said.items, np.int32),
+            times_ms=np.array(said.times, np.int64),
+            kinds=np.array(said.kinds, np.uint8),
+            weights=np.array(said.strengths, np.float32),
+            requests=np.array(said.requests, np.uint64),
+            shown=np.array(said.shown, np.int32),
+            shown_end=np.array(said.shown_end, np.int64),
+            seeds=_seeds(partition, places),
+        )
+        observe(self.model.view, self.users.users, events, self.model.scratch, log)
+        return log, places
+
+    def _examples(
+        self, partition: int, said: _Said, log: Logged, places: NDArray[np.int64]
+    ) -> ExampleBatch | None:
+        keep = log.count > 0
+        if not keep.any():
+            return None
+        seen = np.zeros(self.items.capacity + 1, np.bool_)  # the last one stands for "no item"
+        seen[log.history[keep]] = seen[log.item[keep]] = True
+        mentioned = np.flatnonzero(seen[:-1])
+        place = np.full(len(seen), -1, np.int32)
+        place[mentioned] = np.arange(len(mentioned), dtype=np.int32)
+        return ExampleBatch(
+            partition=partition,
+            offsets=places[keep],
+            times_ms=np.array(said.times, np.int64)[keep],
+            ids=[self.items.ids[i] for i in mentioned],
+            keys=self.items.keys[mentioned],
+            history=place[log.history[keep]],
+            length=log.length[keep],
+            gap=log.gap[keep],
+            kind=log.kind[keep],
+            weight=log.weight[keep],
+            users=self.users.users.tokens[np.array(said.rows)[keep]],
+            item=place[log.item[keep]],
+            count=log.count[keep],
+            numbers=log.numbers[keep].astype(np.float16).astype(np.float32),  # as it will be on the wire
+            user_fields=tuple(sorted(self.users.fields)),
+        )
+
+    # Lists
+
+    def lists(self, user_ids: Sequence[str], times_ms: Mapping[str, int] | None = None) -> Lists:
+        """The lists of users in memory as of now."""
+        rows = self.users.rows_of(user_ids)
+        items, scores, counts = self.top(rows, np.full(len(rows), LIST_GAP, np.uint8), self.k)
+        self.users.remember_lists(rows, items)
+        name = self.items.ids.__getitem__
+        ends = counts.tolist()
+        return Lists(
+            user_ids=user_ids,
+            items=[[*map(name, row[:n])] for row, n in zip(items.tolist(), ends, strict=True)],
+            scores=[row[:n] for row, n in zip(scores.tolist(), ends, strict=True)],
+            personal=(self.users.users.length[rows] > 0).tolist(),
+            times_ms=np.array([(times_ms or {}).get(user_id, -1) for user_id in user_ids], np.int64),
+        )
+
+    def holding(self, item_ids: Iterable[str]) -> list[str]:
+        """Users in memory in whose list one of these items stands."""
+        numbers = [n for n in map(self.items.find, item_ids) if n is not None]
+        return self.users.offered(np.array(numbers, np.int32))
+
+    def top(
+        self, rows: NDArray[np.int32], gaps: NDArray[np.uint8], k: int, *, exclude_seen: bool = True
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
+        """Item numbers (m, k), scores (m, k) and counts (m,) of the best items of users by row."""
+        items = np.full((len(rows), k), -1, np.int32)
+        scores = np.zeros((len(rows), k), np.float32)
+        counts = np.zeros(len(rows), np.int32)
+        view = self.model.view
+        refresh(view, self.users.users, rows, gaps, exclude_seen, self.model.scratch, items, scores, counts)
+        return items, scores, counts
+
+    def explain(self, user_id: str, item_id: str) -> Reason | None:
+        """Why an item would be in the list of a user in memory; None for an item that is not known."""
+        number = self.items.find(item_id)
+        if number is None or user_id not in self.users:
+            return None
+        view, scratch, users = self.model.view, self.model.scratch, self.users.users
+        row = self.users.row(user_id)
+        history = users.items[row, : users.length[row]]
+        candidates_of(view, history, history, MOST_CANDIDATES, scratch)
+        clear_item(scratch, number)
+        recall(view, users, row, scratch)
+        best, because = 0.0, None
+        for j in history[::-1][:WINDOW]:
+            near = view.neighbours
+            at = np.flatnonzero(near.item[j] == number)
+            if len(at) and near.scale[j] * near.score[j, at[0]] > best and self.items.ids[j]:
+                best, because = float(near.scale[j] * near.score[j, at[0]]), self.items.ids[j]
+        one = np.array([number], np.int32)
+        raw = np.zeros((1, N_NUMBERS), np.float32)
+        describe(one, history, view.item_tokens, view.stats, view.step, scratch, raw)
+        bucket = length_bucket(len(history))
+        parts = score_parts(view, number, raw[0], users.tokens[row], bucket, LIST_GAP)
+        if because is not None:
+            text = f"goes with {because}"
+        elif view.stats.count[number] == 0:
+            text = "new in the shop"
+        else:
+            text = "trending now" if parts["moves"] >= parts["taste"] else "fits your taste"
+        return Reason(text, because, parts)
+
+
+def _seeds(partition: int, offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A seed per item of an event, uint64 (n,): the same however the events are cut into batches.
+
+    >>> _seeds(3, np.array([7, 7, 9])).tolist() == [*_seeds(3, np.array([7, 7])), *_seeds(3, np.array([9]))]
+    True
+    """
+    first = np.searchsorted(offsets, offsets)  # offsets do not fall
+    which = np.arange(len(offsets)) - first  # of the items of one event
+    return (
+        (offsets.astype(np.uint64) << np.uint64(16))
+        ^ np.uint64(partition)
+        ^ (which.astype(np.uint64) << np.uint64(48))
+    )

@@ -1,0 +1,316 @@
+"""The release cycle: propose a pruned release, replay it on later events, promote it or not, watch it.
+
+    every `interval` examples     propose: freeze the learner, export it dense and pruned
+    the examples that follow      replay both on each of them (nobody had learned them at the export)
+    after `min_samples`           judge: promote, reject, or wait for twice as many
+    after a promotion             watch for as long again, roll back if the guard rejects now
+    after a rejection             prune less next time; after a promotion more again, up to `amount`
+
+The comparison covers everything that is served: neighbour rows cut to the best and quantized, ranker pruned
+and quantized, against the learner's own rows and weights as of the same step. No threads, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from pruning import EmptyModelError, GuardDecision, Proposal, PruningAgent, SaliencyPruner
+from pruning.agent import Pruner
+from stream_app.candidates import clear_item, new_scratch
+from stream_app.examples import ExampleBatch
+from stream_app.features import N_NUMBERS, describe
+from stream_app.learning import Learner, ranker_step
+from stream_app.release import Release, version_of
+from stream_app.retrieval import ItemStats, compacted, length_bucket
+from stream_app.scoring import MOST_CANDIDATES, View, candidates_of, score, top_k
+from stream_app.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
+
+OVERLAP_AT = 10
+BACK_OFF = 0.75  # of the share to prune, after the guard said no
+
+
+@dataclass(frozen=True)
+class Published:
+    """A release as it is served.
+
+    Attributes
+    ----------
+    step, ranker_step
+        Up to where the release knows everything; its overlays begin here.
+    links
+        Neighbour links that it holds, beside the ranker's weights.
+    """
+
+    version: str
+    data: bytes
+    release: Release
+    step: int
+    ranker_step: int
+    links: int
+
+
+@dataclass
+class _Trial:
+    """A release on trial: both exports frozen, and how they did so far."""
+
+    proposal: Proposal
+    published: Published
+    dense: View
+    pruned: View
+    needed: int
+    promoted: bool = False
+    judged: int = 0  # batches that the promotion was decided on
+    losses: list[NDArray[np.float64]] = field(default_factory=list)  # (e, 2) each
+    overlap: list[NDArray[np.float64]] = field(default_factory=list)
+
+    @property
+    def samples(self) -> int:
+        return sum(map(len, self.losses))
+
+
+class ReleaseCycle:
+    """Drives a `pruning.PruningAgent` over a learner.
+
+    Parameters
+    ----------
+    learner, agent
+        What is exported, and who prunes, judges and keeps the ledger.
+    pruner
+        Makes a pruner for a share of weights to leave out; the agent gets one for each proposal.
+    amount
+        The largest such share.
+    width
+        Neighbours served per item.
+    interval
+        Examples between two proposals; the first comes after `first` examples.
+    max_samples
+        A trial that is still undecided then is given up.
+
+    Attributes
+    ----------
+    active, previous
+        The release that is served and the one before. The first is empty: until something is promoted,
+        workers serve what its overlays bring, unpruned.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        agent: PruningAgent,
+        *,
+        pruner: Callable[[float], Pruner] = SaliencyPruner,
+        amount: float = 0.8,
+        width: int = 100,
+        interval: int = 10_000,
+        first: int = 2_000,
+        max_samples: int = 16_000,
+    ) -> None:
+        self.learner = learner
+        self.agent = agent
+        self.pruner = pruner
+        self.amount = self._most = amount
+        self.width = width
+        self.interval = interval
+        self.max_samples = max_samples
+        self.active: Published
+        self.previous: Published | None = None
+        self._next = first
+        self._bootstrap()
+        self._trial: _Trial | None = None
+        self._scratch = new_scratch(0, 0)
+
+    def observe(self, batch: ExampleBatch, *, time: str | None = None) -> GuardDecision | None:
+        """Replay a batch of new examples, and decide when enough were seen.
+
+        Call it with the examples that the learner learned, once each, in order. Returns the decision
+        that this batch brought about, if any; afterwards `active` is what should be served.
+        """
+        trial = self._trial
+        if trial is None:
+            if self.learner.step >= self._next and self.agent.breaker.allows(self.learner.step):
+                self.propose()
+            return None
+        losses, overlap = self._replay(trial, batch)
+        trial.losses.append(losses)
+        trial.overlap.append(overlap)
+        if trial.promoted:
+            return self._watch(trial, losses, time)
+        return self._decide(trial, time) if trial.samples >= trial.needed else None
+
+    def propose(self) -> Published | None:
+        """Put a release of the learner as it is now on trial; None while there is nothing to prune."""
+        learner = self.learner
+        self.agent.pruner = self.pruner(self.amount)
+        try:
+            proposal = self.agent.propose(learner.ranker, {"examples": learner.step, "amount": self.amount})
+        except EmptyModelError:
+            return None
+        self._next = learner.step + self.interval
+        tables = learner.tables(learner.all_rows(), self.width)
+        release = Release(proposal.candidate, ranker_step(learner.ranker), tables)
+        published = _published(release.to_bytes(), release)
+        pruned = ServedModel(learner.items, self.width)
+        pruned.load(release, published.version)
+        # Items may be described anew while the trial runs, with tokens that its vocabulary does not have.
+        served = pruned.view._replace(item_tokens=learner.items.tokens.copy())
+        dense = _frozen(learner, proposal, served)
+        self._trial = _Trial(proposal, published, dense, served, self.agent.guard.min_samples)
+        return published
+
+    def _bootstrap(self) -> None:
+        tables = self.learner.tables(np.zeros(0, np.int32), self.width)
+        release = Release(empty_artefact(), 0, tables)
+        self.active = _published(release.to_bytes(), release)
+        self.agent.adopt(release.ranker, names=[self.active.version])
+
+    def restore(self, active: tuple[bytes, Release], previous: tuple[bytes, Release] | None = None) -> None:
+        """Go on from releases of an earlier process."""
+        self.active = _published(*active)
+        self.previous = None if previous is None else _published(*previous)
+        self._next = max(self._next, self.active.step + self.interval)
+        releases = [r for r in (self.active, self.previous) if r is not None]
+        self.agent.adopt(
+            self.active.release.ranker,
+            None if self.previous is None else self.previous.release.ranker,
+            names=[r.version for r in releases],
+        )
+
+    def rollback(self, reason: str, time: str | None = None) -> Published:
+        """Serve the previous release again.
+
+        Raises
+        ------
+        PruningError
+            If there is none.
+        """
+        self.agent.rollback(reason, time)
+        assert self.previous is not None  # the agent has the same two slots
+        self.active, self.previous = self.previous, None
+        self._trial = None
+        return self.active
+
+    def _replay(self, trial: _Trial, batch: ExampleBatch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Losses (e, 2) of the dense and the pruned view, and how far their lists agree (e,)."""
+        items = self.learner.items
+        n, v = items.capacity, len(items.vocabulary)
+        if len(self._scratch.mark) < n or len(self._scratch.cross) < v:
+            self._scratch = new_scratch(n, v)
+        local = items.numbers_of_keys(batch.keys)
+        history = np.where(batch.history >= 0, local[batch.history], -1).astype(np.int32)
+        item = np.where(batch.item >= 0, local[batch.item], -1).astype(np.int32)
+        known = len(trial.dense.servable)  # items that came after the export exist in neither view
+        keep = batch.is_ranked & (item.max(axis=1) < known) & (history.max(axis=1) < known)
+        losses = np.empty((int(keep.sum()), 2), np.float64)
+        lists = np.full((2, len(losses), OVERLAP_AT), -1, np.int32)
+        for x, view in enumerate((trial.dense, trial.pruned)):
+            one = np.empty(len(losses), np.float64)
+            replay(
+                view, history[keep], batch.length[keep], batch.gap[keep], batch.users[keep], item[keep],
+                batch.count[keep], self._scratch, one, lists[x],
+            )  # fmt: skip
+            losses[:, x] = one
+        return losses, _overlap(lists[0], lists[1])
+
+    def _decide(self, trial: _Trial, time: str | None) -> GuardDecision:
+        losses, overlap = np.concatenate(trial.losses), float(np.concatenate(trial.overlap).mean())
+        decision = self.agent.judge(
+            trial.proposal, losses[:, 0], losses[:, 1], overlap=overlap, time=time,
+            version=trial.published.version,
+        )  # fmt: skip
+        if decision.promoted:
+            self.previous, self.active = self.active, trial.published
+            self.amount = min(self._most, self.amount / BACK_OFF)
+            trial.promoted, trial.needed, trial.judged = True, 2 * trial.samples, len(trial.losses)
+            self.agent.watch.reference = len(losses)  # the level to watch from is that of the trial
+            self.agent.watch.update(losses[:, 1] - losses[:, 0])
+        elif decision.verdict == "undecided" and 2 * trial.samples <= self.max_samples:
+            trial.needed = 2 * trial.samples
+        else:
+            self.amount *= BACK_OFF
+            self._trial = None
+        return decision
+
+    def _watch(self, trial: _Trial, losses: NDArray[np.float64], time: str | None) -> GuardDecision | None:
+        """After the promotion: roll back when the loss over the dense export's has risen for good.
+
+        The chart says that it has risen, the guard's tolerance whether by as much as matters.
+        """
+        alarm = self.agent.watch.update(losses[:, 1] - losses[:, 0])
+        since = np.concatenate(trial.losses[trial.judged :])
+        risen = float((since[:, 1] - since[:, 0]).mean()) if len(since) else 0.0
+        if trial.samples >= trial.needed:
+            self._trial = None
+        if not alarm or risen <= self.agent.guard.tolerance:
+            return None
+        reason = (
+            f"since the promotion the loss is {risen:.5f} above the dense export's, and has risen for good"
+        )
+        self.agent.breaker.failed(self.learner.step)
+        self.amount *= BACK_OFF
+        self.rollback(reason, time)
+        return GuardDecision("reject", reason, {"events": len(since), "difference": risen})
+
+
+def _published(data: bytes, release: Release) -> Published:
+    links = int((release.tables.neighbours >= 0).sum())
+    return Published(version_of(data), data, release, release.tables.step, release.ranker_step, links)
+
+
+def _frozen(learner: Learner, proposal: Proposal, like: View) -> View:
+    """The learner's rows and weights as of now, copied, in a view that differs from `like` only there."""
+    stats = ItemStats(**{name: array.copy() for name, array in learner.stats._asdict().items()})
+    mean, inv_std = learner.moments.scaling()
+    weights = bare_weights(proposal.dense, FreshWeights(), mean, inv_std)
+    return make_view(
+        like._replace(learned=True, graph=compacted(learner.graph), stats=stats, weights=weights)
+    )
+
+
+def _overlap(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Share of common items of two sets of lists, (n,); 1 where both are empty."""
+    common = ((a[:, :, None] == b[:, None, :]) & (a[:, :, None] >= 0)).sum(axis=(1, 2))
+    longest = np.maximum((a >= 0).sum(axis=1), (b >= 0).sum(axis=1))
+    return np.where(longest > 0, common / np.maximum(longest, 1), 1.0)
+
+
+@nb.njit(cache=True, nogil=True)
+def replay(view, history, length, gap, users, item, count, scratch, losses, lists):  # type: ignore[no-untyped-def]
+    """What a frozen view makes of examples: the loss of each, and its top list.
+
+    Parameters
+    ----------
+    history, length, gap, users, item, count
+        As in `ExampleBatch`, in the view's item numbers.
+    losses
+        float64 (e,), written: mean over the other candidates of log(1 + exp(s_other − s_chosen)).
+    lists
+        int32 (e, K), written: the best candidates, −1 where there are fewer.
+    """
+    raw = np.empty((MOST_CANDIDATES + len(view.pool) + item.shape[1], N_NUMBERS), np.float32)
+    scores = np.empty(len(raw), np.float32)
+    top_scores = np.empty(lists.shape[1], np.float32)
+    for e in range(len(length)):
+        first = 0
+        while first < history.shape[1] and history[e, first] < 0:
+            first += 1
+        past = history[e, first:]
+        bucket = length_bucket(length[e])
+        candidates = candidates_of(view, past, past, MOST_CANDIDATES, scratch)
+        describe(candidates, past, view.item_tokens, view.stats, view.step, scratch, raw)
+        score(view, candidates, raw, users[e], bucket, gap[e], scratch, scores)
+        top_k(candidates, scores, lists[e], top_scores)
+        shown = item[e, : count[e]]
+        for x in range(len(shown)):
+            clear_item(scratch, shown[x])
+        describe(shown, past, view.item_tokens, view.stats, view.step, scratch, raw)
+        score(view, shown, raw, users[e], bucket, gap[e], scratch, scores)
+        loss = 0.0
+        for x in range(1, len(shown)):
+            margin = np.float64(scores[0]) - np.float64(scores[x])
+            loss += np.log1p(np.exp(-margin)) if margin > -30.0 else -margin
+        losses[e] = loss / (len(shown) - 1)

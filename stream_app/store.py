@@ -1,0 +1,376 @@
+"""Redis: the only file that talks to it, and the one place that knows the names of keys.
+
+Everything here can be rebuilt from Kafka and has a time to live. A list is one value, so a reader sees a
+whole list or the one before. Ids are escaped: no id can forge a key or leave its hash tag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import ssl
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from stream_app.errors import ConfigError, StoreError
+from stream_app.events.records import iso_time
+from stream_app.recommender import Lists, Offered
+
+_DAY_S = 86_400
+_REPLACED_TTL_S = 3_600
+_MODEL_PARTS = ("overlay", "release", "meta")
+_encode = msgspec.json.Encoder().encode
+# What stays of an id in a key: no braces, colons, globs, spaces or control characters.
+_SAFE = "@+=,/!$&'();|~-._"
+
+
+@functools.lru_cache(maxsize=65_536)
+def escape(id_: str) -> str:
+    """An id as part of a key.
+
+    >>> escape("sku-1"), escape("a}:top"), escape("ü")
+    ('sku-1', 'a%7D%3Atop', '%C3%BC')
+    """
+    return quote(id_, safe=_SAFE)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names of keys in one namespace, version 1 of the contract."""
+
+    namespace: str = "rec"
+
+    def top(self, user_id: str) -> str:
+        """The list of a user.
+
+        >>> Keys().top("u1")
+        'rec:v1:user:{u1}:top'
+        """
+        return f"{self.namespace}:v1:user:{{{escape(user_id)}}}:top"
+
+    def state(self, user_id: str) -> str:
+        """What the recommender remembers of a user."""
+        return f"{self.namespace}:v1:user:{{{escape(user_id)}}}:state"
+
+    def erased(self, partition: int) -> str:
+        """The last tombstone of a partition of `users` that was carried out."""
+        return f"{self.namespace}:v1:users:erased:{partition}"
+
+    def similar(self, item_id: str) -> str:
+        """Items that go with an item."""
+        return f"{self.namespace}:v1:item:{{{escape(item_id)}}}:similar"
+
+    def everybody(self, name: str) -> str:
+        """A list for unknown users: `popular`, `trending` or `latest`."""
+        return f"{self.namespace}:v1:global:{name}"
+
+    def model(self, *parts: str) -> str:
+        """Keys of the model: `current`, or a version's `meta`, `release` and `overlay`."""
+        return ":".join((self.namespace, "v1", "model", *parts))
+
+
+def list_json(offered: Offered, model: str, generated_at_ms: int) -> bytes:
+    """The JSON of a list as the contract has it."""
+    return _encode(
+        {
+            "user_id": offered.user_id,
+            "model": model,
+            "generated_at": iso_time(generated_at_ms),
+            "event_time": iso_time(offered.event_time_ms) if offered.event_time_ms >= 0 else None,
+            "strategy": "personal" if offered.personal else "fallback",
+            "items": [{"item_id": i, "score": round(s, 4)} for i, s in offered.items],
+        }
+    )
+
+
+@functools.lru_cache(maxsize=65_536)
+def _place(item_id: str) -> str:
+    """A template for one place of a list, to be filled in with a score."""
+    return f'{{"item_id":{_encode(item_id).decode()},"score":'.replace("%", "%%") + "%.4f}"
+
+
+def lists_json(lists: Lists, model: str, generated_at_ms: int) -> list[tuple[str, bytes]]:
+    """The JSON of many lists by user, as `list_json` makes it one by one, but for zeros at the end of scores.
+
+    Texts are put together by hand: a list takes a third of the time that an encoder needs.
+    """
+    about = f'"model":{_encode(model).decode()},"generated_at":"{iso_time(generated_at_ms)}"'
+    known = lists.times_ms >= 0
+    times = np.datetime_as_string(lists.times_ms.astype("datetime64[ms]"), unit="ms")
+    made = np.where(known, np.char.add(np.char.add('"', times), 'Z"'), "null").tolist()
+    columns = zip(lists.user_ids, lists.items, lists.scores, lists.personal, made, strict=True)
+    return [
+        (
+            user_id,
+            (
+                f'{{"user_id":{_encode(user_id).decode()},{about},"event_time":{event_time},'
+                f'"strategy":"{"personal" if personal else "fallback"}",'
+                f'"items":[{",".join(map(_place, items)) % tuple(scores)}]}}'
+            ).encode(),
+        )
+        for user_id, items, scores, personal, event_time in columns
+    ]
+
+
+def shared_list_json(
+    items: Sequence[tuple[str, float]], model: str, generated_at_ms: int, strategy: str
+) -> bytes:
+    """The JSON of a list that belongs to no user: similar items, or what unknown users get."""
+    head = {"user_id": None, "model": model, "generated_at": iso_time(generated_at_ms), "event_time": None}
+    return _encode(
+        head | {"strategy": strategy, "items": [{"item_id": i, "score": round(s, 4)} for i, s in items]}
+    )
+
+
+def set_command(key: str, value: bytes, ttl_s: int) -> bytes:
+    """`SET key value EX ttl` in Redis' protocol; redis-py takes five times as long to write the same bytes.
+
+    >>> set_command("k", b"v", 60)
+    b'*5\\r\\n$3\\r\\nSET\\r\\n$1\\r\\nk\\r\\n$1\\r\\nv\\r\\n$2\\r\\nEX\\r\\n$2\\r\\n60\\r\\n'
+    """
+    name, ttl = key.encode(), b"%d" % ttl_s
+    return b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$2\r\nEX\r\n$%d\r\n%b\r\n" % (
+        len(name), name, len(value), value, len(ttl), ttl,
+    )  # fmt: skip
+
+
+class Store:
+    """Reads and writes the keys of one namespace.
+
+    Parameters
+    ----------
+    url
+        `redis://` or `rediss://`, with user and password where the server asks for them.
+    namespace
+        Prefix of all keys.
+    timeout_s
+        Longest wait for an answer.
+
+    Raises
+    ------
+    ConfigError
+        If the URL is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str = "rec",
+        list_ttl_days: float = 30,
+        state_ttl_days: float = 90,
+        timeout_s: float = 30,
+    ) -> None:
+        self.keys = Keys(namespace)
+        self._list_ttl = max(1, int(list_ttl_days * _DAY_S))
+        self._timeout_s = timeout_s
+        self._state_ttl = max(1, int(state_ttl_days * _DAY_S))
+        try:
+            self._redis: redis.Redis = redis.Redis.from_url(
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=min(5.0, timeout_s),
+                retry=Retry(NoBackoff(), 0),  # the caller decides about trying again
+            )
+        except ValueError:  # whose text may quote a piece of the password: it is not passed on
+            raise ConfigError(
+                "RECS_REDIS_URL is no address of a Redis; expected redis://user:password@host:port/0, "
+                "rediss:// or unix://, with special characters of the password percent-encoded"
+            ) from None
+        arguments = self._redis.connection_pool.connection_kwargs
+        self._where = f"{arguments.get('host', arguments.get('path', 'Redis'))}:{arguments.get('port', '')}"
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._redis.aclose()
+
+    async def ping(self) -> None:
+        """Raise `StoreError` unless Redis answers."""
+        await self._ask(self._redis.ping())
+
+    # Users
+
+    async def load_states(self, user_ids: Sequence[str]) -> list[bytes | None]:
+        """The packed states of users, None for new ones."""
+        if not user_ids:
+            return []
+        states: list[bytes | None] = await self._ask(self._redis.mget([*map(self.keys.state, user_ids)]))
+        return states
+
+    async def write(self, lists: Iterable[tuple[str, bytes]], states: Iterable[tuple[str, bytes]]) -> None:
+        """Write users' lists, then their states, in one round trip.
+
+        A state says which event was applied last. It is written after the list, so that a cut in between
+        makes the event be applied again, not be lost.
+        """
+        top, state = self.keys.top, self.keys.state
+        commands = [set_command(top(user_id), value, self._list_ttl) for user_id, value in lists]
+        commands += [set_command(state(user_id), value, self._state_ttl) for user_id, value in states]
+        if commands:
+            await self._ask(self._execute(commands))
+
+    async def read_list(self, user_id: str) -> dict[str, Any] | None:
+        """A user's list, None when there is none."""
+        [found] = await self.read_lists([user_id])
+        return found
+
+    async def read_lists(self, user_ids: Sequence[str]) -> list[dict[str, Any] | None]:
+        """The lists of several users in one round trip."""
+        if not user_ids:
+            return []
+        values = await self._ask(self._redis.mget([self.keys.top(user_id) for user_id in user_ids]))
+        return [None if value is None else msgspec.json.decode(value) for value in values]
+
+    async def erase_user(self, user_id: str, partition: int, offset: int) -> None:
+        """Delete all keys of a user, once per tombstone, which `partition` and `offset` of `users` identify.
+
+        Every worker reads every tombstone, and reads them all again when it starts; a user may have come back
+        since.
+        """
+        place = self.keys.erased(partition)
+        done = await self._ask(self._redis.getex(place, ex=self._state_ttl))
+        if done is not None and int(done) >= offset:
+            return
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.unlink(self.keys.top(user_id), self.keys.state(user_id))
+        pipe.set(place, offset, ex=self._state_ttl)
+        await self._ask(pipe.execute())
+
+    # What everybody gets
+
+    async def write_shared(
+        self, everybody: Iterable[tuple[str, bytes]], similar: Iterable[tuple[str, bytes]]
+    ) -> None:
+        """Write the lists for unknown users by name, and of items that go with an item by its id."""
+        pipe = self._redis.pipeline(transaction=False)
+        for name, value in everybody:
+            pipe.set(self.keys.everybody(name), value, ex=self._list_ttl)
+        for item_id, value in similar:
+            pipe.set(self.keys.similar(item_id), value, ex=self._list_ttl)
+        if len(pipe):
+            await self._ask(pipe.execute())
+
+    async def read_shared(self, name: str) -> dict[str, Any] | None:
+        """A list for unknown users, None when there is none yet."""
+        value = await self._ask(self._redis.get(self.keys.everybody(name)))
+        return None if value is None else msgspec.json.decode(value)
+
+    async def remove_similar(self, item_id: str) -> None:
+        """Delete the list of an item that is no longer shown."""
+        await self._ask(self._redis.unlink(self.keys.similar(item_id)))
+
+    # The model
+
+    async def current_version(self) -> str | None:
+        """The version that workers should serve, None before the first release."""
+        value = await self._ask(self._redis.get(self.keys.model("current")))
+        return None if value is None else value.decode()
+
+    async def publish_release(
+        self, version: str, release: bytes, meta: dict[str, Any], overlay: bytes
+    ) -> None:
+        """Put a release and its first overlay in place, then point to it: one transaction.
+
+        The release that it replaces stays for an hour, for workers that are just reading it.
+        """
+        replaced = await self.current_version()
+        pipe = self._redis.pipeline(transaction=True)
+        overlays = self.keys.model(version, "overlay")
+        if replaced not in (None, version):
+            for part in _MODEL_PARTS:
+                pipe.expire(self.keys.model(str(replaced), part), _REPLACED_TTL_S)
+        pipe.set(self.keys.model(version, "release"), release, ex=self._list_ttl)
+        pipe.set(self.keys.model(version, "meta"), _encode(meta), ex=self._list_ttl)
+        pipe.unlink(overlays)
+        pipe.rpush(overlays, overlay)
+        pipe.expire(overlays, self._list_ttl)
+        pipe.set(self.keys.model("current"), version, ex=self._list_ttl)
+        await self._ask(pipe.execute())
+
+    async def push_overlay(self, version: str, overlay: bytes) -> int:
+        """Append an overlay and renew the model's time to live; returns how many there are.
+
+        0 says that the release itself is gone, after a flush for example, and has to be published again.
+        """
+        pipe = self._redis.pipeline(transaction=True)
+        overlays = self.keys.model(version, "overlay")
+        pipe.rpushx(overlays, overlay)  # type: ignore[arg-type]  # bytes are as good as text
+        for part in _MODEL_PARTS:
+            pipe.expire(self.keys.model(version, part), self._list_ttl)
+        pipe.expire(self.keys.model("current"), self._list_ttl)
+        answers = await self._ask(pipe.execute())
+        return int(answers[0]) if all(answers[1:]) else 0
+
+    async def read_release(self, version: str) -> bytes | None:
+        """The bytes of a release, None when it is gone."""
+        data: bytes | None = await self._ask(self._redis.get(self.keys.model(version, "release")))
+        return data
+
+    async def read_overlays(
+        self, version: str, start: int = 0, publication: bytes | None = None
+    ) -> tuple[bytes | None, list[bytes]]:
+        """The overlays over a release from number `start` on, in order, and the publication they belong to.
+
+        A release is published again, with a new list of overlays, when Redis was emptied, the learner started
+        again, or the list grew long. `publication` names the list that `start` counts in; when another one is
+        there, all of its overlays are returned.
+        """
+        while True:
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.get(self.keys.model(version, "meta"))  # tells the time of publication
+            pipe.lrange(self.keys.model(version, "overlay"), start, -1)
+            found, overlays = await self._ask(pipe.execute())
+            if start == 0 or found == publication:
+                return found, overlays
+            start = 0
+
+    async def read_meta(self, version: str) -> dict[str, Any] | None:
+        """What is known of a release, None when it is gone."""
+        value = await self._ask(self._redis.get(self.keys.model(version, "meta")))
+        return None if value is None else msgspec.json.decode(value)
+
+    async def _execute(self, commands: Sequence[bytes]) -> None:
+        """Send packed commands in one go and read all their answers, for a quarter of a pipeline's time.
+
+        The first error is raised when all answers are in, so that the connection can be used again.
+        """
+        pool: Any = self._redis.connection_pool
+        connection = await pool.get_connection()
+        errors = []
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await connection.send_packed_command([b"".join(commands)])
+                for _ in commands:
+                    try:
+                        await connection.read_response(timeout=math.inf)  # bounded above, once for all
+                    except ResponseError as error:
+                        errors.append(error)
+        except BaseException:
+            await connection.disconnect()  # answers may be left in it
+            raise
+        finally:
+            await pool.release(connection)
+        if errors:
+            raise errors[0]
+
+    async def _ask(self, answer: Awaitable[Any]) -> Any:
+        try:
+            return await answer
+        except (RedisError, OSError, ssl.SSLError) as error:
+            text = str(error)
+            hint = "is it running, and is RECS_REDIS_URL right?"
+            if "maxmemory" in text:
+                hint = "free memory or raise maxmemory"
+            elif isinstance(error, AuthenticationError) or "HELLO" in text:
+                hint = "check user and password in RECS_REDIS_URL"
+            raise StoreError(f"Redis at {self._where}: {text or type(error).__name__}; {hint}") from error

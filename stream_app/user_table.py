@@ -1,0 +1,331 @@
+"""The users that a worker has in memory, and the packed state that survives it in Redis.
+
+::
+
+    0   magic        2 bytes   "U1"
+    2   partition    uint16    of `events`, where the user's events come from
+    4   length       uint16    items n
+    6   zeros        2 bytes
+    8   offset       int64     last applied offset of that partition
+    16  last_ms      int64     latest event time
+    24  keys         uint64 × n, the most recent last
+    ..  best         uint8 × n, strongest feedback so far in tenths, 0 where the user did not like the item
+
+and, for users who were offered something::
+
+    0   request      uint64    token of the request of the latest list
+    8   listed       uint16    items of that list
+    10  offers       uint16    m
+    12  keys         uint64 × m, the most recent last
+    ..  taken        uint8 × m, 1 where the user chose the item
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app.errors import StoreError
+from stream_app.item_index import USER_TOKENS, ItemIndex, user_tokens
+from stream_app.scoring import Users
+
+OFFERS = 128  # latest offers remembered per user
+_HEAD = struct.Struct("<2sHHHqq")
+_OFFERS = struct.Struct("<QHH")
+_MAGIC = b"U1"
+_HEADS = np.dtype(
+    [
+        ("magic", "S2"),
+        ("partition", "<u2"),
+        ("length", "<u2"),
+        ("zeros", "<u2"),
+        ("offset", "<i8"),
+        ("last_ms", "<i8"),
+    ]
+)  # the same for many users
+_OFFERS_HEADS = np.dtype([("request", "<u8"), ("listed", "<u2"), ("offers", "<u2")])
+
+
+class UserTable:
+    """State of users by row; the least recently used make room when the table is full.
+
+    Parameters
+    ----------
+    items
+        The process's item index.
+    max_users
+        Users held at most; what is evicted can be loaded again from its packed state.
+    max_items
+        Items remembered per user; older ones are forgotten and may be recommended again.
+
+    Examples
+    --------
+    >>> table = UserTable(ItemIndex(), max_users=2)
+    >>> table.load("u1", None)
+    0
+    >>> "u1" in table, table.offset_of("u1")
+    (True, -1)
+    """
+
+    def __init__(self, items: ItemIndex, max_users: int = 50_000, max_items: int = 512) -> None:
+        self.items = items
+        self.max_users = max_users
+        self.max_items = max_items
+        self._rows: dict[str, int] = {}  # in order of use, the least recent first
+        self._free: list[int] = []
+        self.fields: set[str] = set()  # names of users' attributes
+        self._tokens: dict[str, list[int]] = {}  # of users that the shop described
+        self.partition: NDArray[np.int32] = np.zeros(0, np.int32)
+        self.offset: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.lists: NDArray[np.int32] = np.zeros((0, 0), np.int32)
+        self.users = Users(
+            items=np.zeros((0, max_items), np.int32),
+            best=np.zeros((0, max_items), np.uint8),
+            length=np.zeros(0, np.int32),
+            last_ms=np.zeros(0, np.int64),
+            tokens=np.zeros((0, USER_TOKENS), np.uint64),
+            offered=np.zeros((0, OFFERS), np.int32),
+            taken=np.zeros((0, OFFERS), np.uint8),
+            offers=np.zeros(0, np.int32),
+            request=np.zeros(0, np.uint64),
+            listed=np.zeros(0, np.int32),
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, user_id: str) -> bool:
+        return user_id in self._rows
+
+    def row(self, user_id: str) -> int:
+        """The row of a user in memory, who becomes the most recently used."""
+        row = self._rows.pop(user_id)
+        self._rows[user_id] = row
+        return row
+
+    def rows_of(self, user_ids: Iterable[str]) -> NDArray[np.int32]:
+        """The rows of users in memory, int32 (n,)."""
+        return np.array([*map(self._rows.__getitem__, user_ids)], np.int32)
+
+    def keep(self, user_ids: Iterable[str]) -> list[str]:
+        """Make users the most recently used; returns those who are not in memory.
+
+        Parameters
+        ----------
+        user_ids
+            Once each.
+        """
+        rows, missing = self._rows, []
+        for user_id in user_ids:
+            row = rows.pop(user_id, None)
+            if row is None:
+                missing.append(user_id)
+            else:
+                rows[user_id] = row
+        return missing
+
+    def advance(
+        self, rows: NDArray[np.int32], partition: int, offsets: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Take note of events of one partition; returns which of them are new to their users, (e,).
+
+        Parameters
+        ----------
+        rows
+            Whose events, int32 (e,).
+        offsets
+            Their offsets, int64 (e,). They rise; one that does not was there before.
+        """
+        new: NDArray[np.bool_] = (offsets > self.offset[rows]) | (self.partition[rows] != partition)
+        new[1:] &= offsets[1:] > np.maximum.accumulate(offsets)[:-1]
+        self.offset[rows[new]], self.partition[rows[new]] = offsets[new], partition
+        return new
+
+    def offset_of(self, user_id: str) -> int:
+        """Last applied offset of a user in memory, −1 before the first."""
+        return int(self.offset[self._rows[user_id]])
+
+    def history(self, user_id: str) -> list[str]:
+        """Items of a user in memory, the most recent last; those whose id is not known are left out."""
+        row = self._rows[user_id]
+        ids = self.items.ids
+        return [ids[i] for i in self.users.items[row, : self.users.length[row]].tolist() if ids[i]]
+
+    def knows(self, user_id: str, item_id: str) -> bool:
+        """Whether a user in memory has chosen an item before."""
+        number, row = self.items.find(item_id), self._rows[user_id]
+        return number is not None and bool((self.users.items[row, : self.users.length[row]] == number).any())
+
+    def load(self, user_id: str, state: bytes | None) -> int:
+        """Bring a user into memory from its packed state, or as a new user; returns the row.
+
+        Raises
+        ------
+        StoreError
+            If the state cannot be read; the user is then not in memory.
+        """
+        partition, offset, last_ms, keys, best, offers = _unpack(user_id, state)
+        row = self._rows.pop(user_id, -1)  # who is in memory already is loaded again in place
+        if row < 0:
+            row = self._take_row()
+        self._rows[user_id] = row
+        n = min(len(keys), self.max_items)
+        users = self.users
+        users.items[row, :n] = self.items.numbers_of_keys(keys[len(keys) - n :])
+        users.best[row, :n] = best[len(best) - n :]
+        users.length[row], users.last_ms[row] = n, last_ms
+        self._put_offers(row, offers)
+        self.lists[row : row + 1] = -1
+        self.partition[row], self.offset[row] = partition, offset
+        self._put_tokens(row, user_id)
+        return row
+
+    def remember_lists(self, rows: NDArray[np.int32], items: NDArray[np.int32]) -> None:
+        """Keep what users were offered, item numbers (m, k), −1 where a list ends."""
+        if self.lists.shape != (len(self.offset), items.shape[1]):
+            old, self.lists = self.lists, np.full((len(self.offset), items.shape[1]), -1, np.int32)
+            if old.shape[1] == items.shape[1]:
+                self.lists[: len(old)] = old
+        self.lists[rows] = items
+
+    def offered(self, numbers: NDArray[np.int32]) -> list[str]:
+        """Users in memory who were offered one of these items."""
+        holding = set(np.flatnonzero(np.isin(self.lists, numbers).any(axis=1)).tolist())
+        return [u for u, row in self._rows.items() if row in holding]
+
+    def pack(self, user_id: str) -> bytes:
+        """The state of a user in memory as bytes."""
+        row = self._rows[user_id]
+        n = int(self.users.length[row])
+        head = _HEAD.pack(
+            _MAGIC, int(self.partition[row]), n, 0, int(self.offset[row]), int(self.users.last_ms[row])
+        )
+        keys = self.items.keys[self.users.items[row, :n]]
+        return head + keys.tobytes() + self.users.best[row, :n].tobytes() + self._pack_offers(row)
+
+    def _pack_offers(self, row: int) -> bytes:
+        users = self.users
+        m = int(users.offers[row])
+        if m == 0:
+            return b""
+        keys = self.items.keys[users.offered[row, :m]]
+        head = _OFFERS.pack(int(users.request[row]), int(users.listed[row]), m)
+        return head + keys.tobytes() + users.taken[row, :m].tobytes()
+
+    def _put_offers(self, row: int, packed: bytes) -> None:
+        users = self.users
+        request, listed, m = _OFFERS.unpack_from(packed) if packed else (0, 0, 0)
+        keys = np.frombuffer(packed, np.uint64, m, _OFFERS.size if packed else 0)
+        taken = np.frombuffer(packed, np.uint8, m, _OFFERS.size + 8 * m if packed else 0)
+        m = min(m, users.offered.shape[1])
+        users.offered[row, :m] = self.items.numbers_of_keys(keys[len(keys) - m :])
+        users.taken[row, :m] = taken[len(taken) - m :]
+        users.offers[row], users.request[row], users.listed[row] = m, request, min(listed, m)
+
+    def pack_all(self, user_ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        """Users in memory with their states, as `pack` makes them one by one."""
+        rows, users = self.rows_of(user_ids), self.users  # (m,)
+        heads = np.zeros(len(rows), _HEADS)
+        heads["magic"], heads["partition"], heads["length"] = _MAGIC, self.partition[rows], users.length[rows]
+        heads["offset"], heads["last_ms"] = self.offset[rows], users.last_ms[rows]
+        offers = np.zeros(len(rows), _OFFERS_HEADS)
+        offers["request"], offers["listed"] = users.request[rows], users.listed[rows]
+        offers["offers"] = users.offers[rows]
+        head, keys, best, n = heads.tobytes(), *self._flat(rows, users.items, users.best, users.length)
+        more, offered, taken, m = (
+            offers.tobytes(),
+            *self._flat(rows, users.offered, users.taken, users.offers),
+        )
+        h, o = _HEAD.size, _OFFERS.size
+        states = []
+        for x, user_id in enumerate(user_ids):
+            a, b, c, d = n[x], n[x + 1], m[x], m[x + 1]
+            state = head[h * x : h * x + h] + keys[8 * a : 8 * b] + best[a:b]
+            if d > c:
+                state += more[o * x : o * x + o] + offered[8 * c : 8 * d] + taken[c:d]
+            states.append((user_id, state))
+        return states
+
+    def _flat(
+        self,
+        rows: NDArray[np.int32],
+        numbers: NDArray[np.int32],
+        flags: NDArray[np.uint8],
+        filled: NDArray[np.int32],
+    ) -> tuple[bytes, bytes, list[int]]:
+        """Keys and flags of the filled places of rows, one row behind the other, and where each begins."""
+        n = filled[rows]
+        longest = int(n.max(initial=0))
+        places = np.arange(longest) < n[:, None]  # (m, longest)
+        keys = self.items.keys[numbers[rows, :longest][places]].tobytes()
+        return keys, flags[rows, :longest][places].tobytes(), [0, *np.cumsum(n).tolist()]
+
+    def describe(self, user_id: str, attributes: dict[str, object]) -> None:
+        """Take over what the shop says about a user."""
+        self.fields.update(attributes)
+        self._tokens[user_id] = user_tokens(user_id, attributes)
+        if user_id in self._rows:
+            self._put_tokens(self._rows[user_id], user_id)
+
+    def forget(self, user_id: str) -> None:
+        """Drop all that is held about a user."""
+        self._tokens.pop(user_id, None)
+        row = self._rows.pop(user_id, None)
+        if row is not None:
+            self._free.append(row)
+
+    def forget_partitions(self, partitions: Iterable[int]) -> None:
+        """Drop the users of partitions that now belong to another worker."""
+        gone = set(partitions)
+        for user_id in [u for u, row in self._rows.items() if int(self.partition[row]) in gone]:
+            self._free.append(self._rows.pop(user_id))
+
+    def in_memory(self) -> list[str]:
+        """Ids of the users in memory, the least recently used first."""
+        return list(self._rows)
+
+    def _put_tokens(self, row: int, user_id: str) -> None:
+        tokens = self._tokens.get(user_id) or user_tokens(user_id, {})
+        self.users.tokens[row] = 0
+        self.users.tokens[row, : len(tokens)] = tokens
+
+    def _take_row(self) -> int:
+        if self._free:
+            return self._free.pop()
+        if len(self._rows) >= self.max_users:
+            return self._rows.pop(next(iter(self._rows)))
+        row = len(self._rows)
+        if row >= len(self.offset):
+            self._grow(min(self.max_users, max(256, 2 * row)))
+        return row
+
+    def _grow(self, n: int) -> None:
+        def bigger(old: NDArray) -> NDArray:
+            new = np.zeros((n, *old.shape[1:]), old.dtype)
+            new[: len(old)] = old
+            return new
+
+        self.users = Users(*(bigger(a) for a in self.users))
+        self.partition, self.offset = bigger(self.partition), bigger(self.offset)
+
+
+def _unpack(
+    user_id: str, state: bytes | None
+) -> tuple[int, int, int, NDArray[np.uint64], NDArray[np.uint8], bytes]:
+    if state is None:
+        return 0, -1, -1, np.zeros(0, np.uint64), np.zeros(0, np.uint8), b""
+    if len(state) < _HEAD.size or state[:2] != _MAGIC:
+        raise StoreError(
+            f"the state of user {user_id!r} is of an unknown format: delete its key to start afresh"
+        )
+    _, partition, n, _, offset, last_ms = _HEAD.unpack_from(state)
+    offers = state[_HEAD.size + 9 * n :]
+    m = _OFFERS.unpack_from(offers)[2] if len(offers) >= _OFFERS.size else 0
+    if len(state) < _HEAD.size + 9 * n or len(offers) != (_OFFERS.size + 9 * m if m else 0):
+        raise StoreError(f"the state of user {user_id!r} is cut: delete its key to start afresh")
+    keys = np.frombuffer(state, np.uint64, n, _HEAD.size)
+    best = np.frombuffer(state, np.uint8, n, _HEAD.size + 8 * n)
+    return partition, offset, last_ms, keys, best, offers

@@ -1,0 +1,360 @@
+"""The worker: events in, lists out. Each effect once, the effects of one batch while the next is computed.
+
+    poll ─▶ decode ─▶ load states ─▶ apply (pure) ─┬▶ poll the next batch …
+                                                   └▶ send examples, dead letters ─▶ write Redis ─▶ commit
+                                                      └── wait for the acknowledgement of each ──┘
+
+Batches take effect one after the other, never two at a time. A crash before the Redis write makes the batch
+happen again, from the same state to the same outputs; after it, the events are known by their offsets and
+skipped. Examples sent twice carry the same (partition, offset), and the learner learns them once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from mode import Service
+
+from stream_app.config import Settings
+from stream_app.errors import EventError, RecsError, ReleaseError, StoreError, TransportError
+from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
+from stream_app.events.dead_letters import Rejected
+from stream_app.failpoints import failpoint
+from stream_app.recommender import Lists, Outcome, Recommender
+from stream_app.release import Overlay, Release
+from stream_app.store import Store, lists_json
+from stream_app.telemetry import Metrics
+from stream_app.transport import Connection, EventSource, LogReader, OutMessage, Sender, ensure_topics
+
+POLL_S = 0.1
+COMMIT_S = 0.25
+RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
+
+
+def topics(settings: Settings) -> dict[str, tuple[int, bool]]:
+    """The topics of one system: name → (partitions, compacted)."""
+    n = settings.partitions
+    return {
+        settings.events_topic: (n, False),
+        settings.examples_topic: (n, False),
+        settings.items_topic: (1, True),
+        settings.users_topic: (n, True),
+        settings.control_topic: (1, False),
+        settings.dead_letter_topic: (1, False),
+    }
+
+
+def make_store(settings: Settings) -> Store:
+    """The store that the settings describe."""
+    return Store(
+        settings.redis_url.get_secret_value(),
+        namespace=settings.namespace,
+        list_ttl_days=settings.list_ttl_days,
+        state_ttl_days=settings.state_ttl_days,
+        timeout_s=settings.io_timeout_s,
+    )
+
+
+class Worker(Service):
+    """Owns some partitions of `events` and the users in them.
+
+    Parameters
+    ----------
+    settings
+        The same for all roles of one system.
+    clock
+        Seconds since 1970, for `generated_at` and for event times from the future.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.time,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.settings = settings
+        self.metrics = Metrics() if metrics is None else metrics
+        self.clock = clock
+        self.store = make_store(settings)
+        self.recommender = Recommender(
+            k=settings.list_size,
+            weights=settings.event_weights,
+            rating_threshold=settings.rating_threshold,
+            neighbours=settings.neighbours,
+            max_users=settings.max_users_in_memory,
+            max_items_per_user=settings.max_items_per_user,
+        )
+        connection = Connection.of(settings)
+        self._connection = connection
+        self._source = EventSource(
+            connection,
+            settings.events_topic,
+            settings.group,
+            instance=settings.instance,
+            session_timeout_s=settings.session_timeout_s,
+            on_revoked=self._leave_partitions,
+        )
+        self._items = LogReader(connection, settings.items_topic)
+        self._users = LogReader(connection, settings.users_topic)
+        self._sender = Sender(connection)
+        self._policy = DecodePolicy(max_bytes=settings.max_event_bytes)
+        self._batch = asyncio.Lock()  # held while a batch is under way
+        self._done: dict[int, int] = {}  # partition → next offset to commit
+        self._effect: asyncio.Task[None] | None = None  # of the last batch
+        self._overlays = 0  # overlays applied over the release
+        self._publication: bytes | None = None  # the list of overlays that they come from
+        self._examples_partitions = 1
+        self._last_commit = self._last_sync = 0.0
+        self.ready = False
+
+    async def on_start(self) -> None:
+        """Connect, read what the shop says about items and users, join the group."""
+        await ensure_topics(self._connection, topics(self.settings), self.settings.replication)
+        await self.store.ping()
+        await self._sender.start()
+        self._examples_partitions = await self._sender.partitions(self.settings.examples_topic)
+        await self._items.start()
+        await self._users.start()
+        while not (await self._items.caught_up() and await self._users.caught_up()):
+            await self._follow(POLL_S)
+        await self._sync()
+        await self._source.start()
+        self.ready = True
+
+    async def on_stop(self) -> None:
+        """Finish the batch under way, commit, disconnect."""
+        self.ready = False
+        async with self._batch:
+            for step in (
+                self._settle,
+                self._commit,
+                self._source.stop,
+                self._sender.stop,
+                self._items.stop,
+                self._users.stop,
+            ):
+                try:
+                    await step()
+                except RecsError as error:
+                    self.log.warning("while stopping: %s", error)
+        await self.store.close()
+
+    @Service.task
+    async def _run(self) -> None:
+        while not self.should_stop:
+            try:
+                await self.step()
+            except RecsError as error:
+                await self.crash(error)
+                return
+
+    async def step(self) -> int:
+        """One turn: follow items and users, look for a newer model, handle one batch; returns its events.
+
+        The last batch may still be taking effect afterwards, but not after a turn without events.
+        """
+        async with self._batch:
+            now = time.monotonic()
+            if now - self._last_sync >= self.settings.overlay_interval_s / 2:
+                self._last_sync = now
+                await self._follow(0)
+                await self._try(self._sync, "reading the model")
+            batches = await self._source.poll(self.settings.batch_size, POLL_S)
+            handled = 0
+            for partition, records in batches.items():
+                await self._handle(partition, records)
+                handled += len(records)
+            if not handled:
+                await self._settle()
+            if self._done and time.monotonic() - self._last_commit >= COMMIT_S:
+                await self._commit()
+            return handled
+
+    async def erase(self, user_id: str) -> None:
+        """Erase a user everywhere: the tombstone reaches all workers, this one included."""
+        async with self._batch:
+            await self._sender.send([(self.settings.users_topic, user_id.encode(), None, None)])
+
+    # One batch
+
+    async def _handle(self, partition: int, records: Sequence[Message]) -> None:
+        began = time.perf_counter()
+        offsets, events, rejected = self._decode(records)
+        await self._load(events)
+        work = asyncio.to_thread(self._compute, partition, offsets, events, rejected)
+        messages, lists, outcome = await work
+        failpoint("worker.after_apply")
+        await self._settle()
+
+        async def take_effect() -> None:
+            await self._try(lambda: self._sender.send(messages), "sending examples")
+            failpoint("worker.after_send")
+            await self._try(lambda: self.store.write(lists, outcome.states), "writing lists")
+            failpoint("worker.after_write")
+            self._done[partition] = records[-1].offset + 1
+            self.metrics.events.inc(outcome.applied)
+            self.metrics.skipped.inc(outcome.skipped)
+            self.metrics.dead_letters.inc(len(rejected))
+            self.metrics.lists.inc(len(outcome.lists))
+            self.metrics.batch.observe(time.perf_counter() - began)
+
+        self._effect = asyncio.create_task(take_effect())
+
+    async def _settle(self) -> None:
+        """Wait until the last batch has taken effect.
+
+        Whatever changes the same keys or offsets has to wait for it: the next batch, a withdrawn item, an
+        erased user, another owner of the partition. Loading need not: the last users are in memory.
+        """
+        effect, self._effect = self._effect, None
+        if effect is not None:
+            await effect
+
+    def _compute(
+        self, partition: int, offsets: list[int], events: list[Event], rejected: list[Rejected]
+    ) -> tuple[list[OutMessage], list[tuple[str, bytes]], Outcome]:
+        """Apply a batch; returns its messages, its lists as bytes, and the outcome they were made of."""
+        outcome = self.recommender.apply(partition, offsets, events)
+        dead = self.settings.dead_letter_topic
+        messages: list[OutMessage] = [(dead, r.key, r.to_dead_letter(), None) for r in rejected]
+        if outcome.examples is not None:
+            to = partition % self._examples_partitions  # one source partition stays in order
+            messages += [
+                (self.settings.examples_topic, None, part.to_bytes(), to) for part in outcome.examples.parts()
+            ]
+        return messages, self._as_json(outcome.lists), outcome
+
+    def _as_json(self, lists: Lists) -> list[tuple[str, bytes]]:
+        return lists_json(lists, self.recommender.model.version, int(self.clock() * 1000))
+
+    def _decode(self, records: Sequence[Message]) -> tuple[list[int], list[Event], list[Rejected]]:
+        now_ms = int(self.clock() * 1000)
+        offsets, events, rejected = [], [], []
+        for r in records:
+            try:
+                events.append(
+                    decode_event(r.value, key=r.key, headers=r.headers, policy=self._policy, now_ms=now_ms)
+                )
+                offsets.append(r.offset)
+            except EventError as error:
+                rejected.append(
+                    Rejected(r.topic, r.partition, r.offset, r.key, r.value, error.field, error.reason)
+                )
+        return offsets, events, rejected
+
+    async def _load(self, events: Sequence[Event]) -> None:
+        users = self.recommender.users
+        missing = self.recommender.missing(events)
+        states: list[bytes | None] = []
+
+        async def read() -> None:
+            states[:] = await self.store.load_states(missing)
+
+        await self._try(read, "loading users")
+        for user_id, state in zip(missing, states, strict=True):
+            try:
+                users.load(user_id, state)
+            except StoreError as error:
+                self.log.error("%s; the user starts afresh", error)
+                users.load(user_id, None)
+
+    async def _commit(self) -> None:
+        """Commit what is done. A failure costs nothing: whoever reads the events again skips them."""
+        done, self._done = self._done, {}
+        self._last_commit = time.monotonic()
+        try:
+            await self._source.commit(done)
+        except TransportError as error:
+            self.log.warning("%s; the next commit makes up for it", error)
+            self._done = done | self._done
+
+    async def _leave_partitions(self, partitions: set[int]) -> None:
+        """Another worker takes over: finish, commit, and forget the users of these partitions."""
+        if self.should_stop:  # `on_stop` holds the lock, and waits for this
+            return
+        async with self._batch:
+            await self._settle()
+            await self._commit()
+            self.recommender.users.forget_partitions(partitions)
+
+    # What changes beside events
+
+    async def _follow(self, wait_s: float) -> None:
+        """Take over new descriptions of items and users."""
+        gone: set[str] = set()
+        for r in await self._items.poll(5_000, wait_s):
+            try:
+                item = decode_item(r.key, r.value)
+            except EventError as error:
+                self.log.warning("%s[%d]@%d: %s", r.topic, r.partition, r.offset, error)
+                continue
+            if self.recommender.observe_item(item):
+                gone.add(item.id if isinstance(item, Tombstone) else item.item_id)
+        for r in await self._users.poll(5_000, wait_s):
+            try:
+                user = decode_user(r.key, r.value)
+            except EventError as error:
+                self.log.warning("%s[%d]@%d: %s", r.topic, r.partition, r.offset, error)
+                continue
+            self.recommender.observe_user(user)
+            if isinstance(user, Tombstone):
+                await self._settle()
+                erase = partial(self.store.erase_user, user.id, r.partition, r.offset)
+                await self._try(erase, "erasing a user")
+        if gone:
+            await self._withdraw(gone)
+
+    async def _withdraw(self, gone: set[str]) -> None:
+        """Make the lists again in which an item stands that may no longer be shown."""
+        recommender = self.recommender
+        affected = recommender.holding(gone)
+        if affected:
+            await self._settle()
+            lists = self._as_json(recommender.lists(affected))
+            await self._try(lambda: self.store.write(lists, []), "withdrawing items")
+
+    async def _sync(self) -> None:
+        """Load the current release and the overlays that came since the last look."""
+        version = await self.store.current_version()
+        if version is None:
+            return
+        model = self.recommender.model
+        try:
+            if version != model.version:
+                data = await self.store.read_release(version)
+                if data is None:
+                    return
+                model.load(await asyncio.to_thread(Release.from_bytes, data), version)
+                self._overlays, self._publication = 0, None
+                self.metrics.releases.inc()
+                self.log.info("serving release %s", version)
+            found, overlays = await self.store.read_overlays(version, self._overlays, self._publication)
+            if found != self._publication:
+                self._overlays, self._publication = 0, found
+            for data in overlays:
+                model.apply(Overlay.from_bytes(data))
+                self._overlays += 1
+        except ReleaseError as error:
+            self.log.error("release %s is refused, %s is served on: %s", version, model.version, error)
+
+    async def _try(self, action: Callable[[], Awaitable[None]], what: str) -> None:
+        """Do something that can be done twice, until it works: nothing is lost while a server is away."""
+        attempt = 0
+        while True:
+            try:
+                return await action()
+            except RecsError as error:
+                if self.should_stop:
+                    raise
+                pause = RETRY_S[min(attempt, len(RETRY_S) - 1)]
+                self.log.warning("%s: %s; again in %.1f s", what, error, pause)
+                self.metrics.retries.inc()
+                attempt += 1
+                await self.sleep(pause)

@@ -1,0 +1,131 @@
+"""The order in which a worker's effects become durable, on a source, a sender and a store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiokafka.structs import ConsumerRecord
+
+from stream_app.config import Settings
+from stream_app.events import Event, encode_event
+from stream_app.worker import Worker
+
+
+@dataclass
+class Log:
+    """What happened, in order, and the gate that writes wait at."""
+
+    steps: list[str] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass
+class Source:
+    """Hands out one batch per poll; remembers commits."""
+
+    batches: list[dict[int, list[Any]]]
+    log: Log
+
+    async def poll(self, most: int, wait_s: float) -> dict[int, list[Any]]:
+        await asyncio.sleep(0)
+        return self.batches.pop(0) if self.batches else {}
+
+    async def commit(self, offsets: Mapping[int, int]) -> None:
+        self.log.steps.append(f"commit {dict(offsets)}")
+
+
+@dataclass
+class Sender:
+    log: Log
+
+    async def send(self, messages: Sequence[Any]) -> None:
+        self.log.steps.append("send")
+
+
+@dataclass
+class Store:
+    """Keys in a dictionary; a write waits at the gate and is there as a whole afterwards."""
+
+    log: Log
+    states: dict[str, bytes] = field(default_factory=dict)
+
+    async def load_states(self, user_ids: Sequence[str]) -> list[bytes | None]:
+        self.log.steps.append(f"load {','.join(user_ids)}")
+        return [self.states.get(user_id) for user_id in user_ids]
+
+    async def write(self, lists: Iterable[Any], states: Iterable[tuple[str, bytes]]) -> None:
+        states = dict(states)
+        self.log.steps.append(f"write {','.join(states)}")
+        await self.log.gate.wait()
+        self.states |= states
+        self.log.steps.append(f"written {','.join(states)}")
+
+
+def batch(first_offset: int, *views: tuple[str, str]) -> dict[int, list[Any]]:
+    """Views (user, item) of partition 0 as consumer records."""
+    return {
+        0: [
+            ConsumerRecord(
+                "events", 0, offset, 0, 0, user.encode(),
+                encode_event(Event(f"e{offset}", "view_item", 1_767_607_200_000, user, item_id=item)),
+                None, 0, 0, (),
+            )
+            for offset, (user, item) in enumerate(views, first_offset)
+        ]
+    }  # fmt: skip
+
+
+def make_worker(monkeypatch: pytest.MonkeyPatch, batches: list[Any], **settings: Any) -> tuple[Worker, Log]:
+    """A worker on edges in memory that never looks for items or models."""
+    log = Log()
+    worker = Worker(Settings(**{"overlay_interval_s": 1e9} | settings), clock=lambda: 1_767_607_300.0)
+    worker._last_sync = time.monotonic()
+    monkeypatch.setattr("stream_app.worker.COMMIT_S", 0.0)
+    for name, edge in {"_source": Source(batches, log), "_sender": Sender(log), "store": Store(log)}.items():
+        monkeypatch.setattr(worker, name, edge)
+    return worker, log
+
+
+async def test_a_batch_takes_effect_while_the_next_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second batch is applied before the first is written, and sent and written only after it."""
+    worker, log = make_worker(monkeypatch, [batch(0, ("a", "i")), batch(1, ("b", "i"))])
+    assert await worker.step() == 1
+    second = asyncio.create_task(worker.step())
+    while "load b" not in log.steps or worker.recommender.users.offset_of("b") < 1:
+        await asyncio.sleep(0)
+    assert log.steps == ["load a", "send", "write a", "load b"]
+    log.gate.set()
+    await second
+    await worker.step()
+    assert log.steps[4:] == ["written a", "commit {0: 1}", "send", "write b", "written b", "commit {0: 2}"]
+
+
+async def test_offsets_are_committed_only_when_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that is still being written is not committed, however long it takes."""
+    worker, log = make_worker(monkeypatch, [batch(0, ("a", "i"))])
+    await worker.step()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not any(step.startswith("commit") for step in log.steps)
+    log.gate.set()
+    assert await worker.step() == 0
+    assert log.steps[-2:] == ["written a", "commit {0: 1}"]
+
+
+async def test_an_effect_that_fails_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error nobody expected surfaces in the next turn; nothing of the batch is committed."""
+    worker, log = make_worker(monkeypatch, [batch(0, ("a", "i"))])
+
+    async def write(lists: Any, states: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(worker.store, "write", write)
+    await worker.step()
+    with pytest.raises(ZeroDivisionError):
+        await worker.step()
+    assert not any(step.startswith("commit") for step in log.steps)
