@@ -226,6 +226,7 @@ def _lookup_hashed(args, h, at):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True)
 def lookup_many(args, keys, out):  # type: ignore[no-untyped-def]
+    """Write the served weights of tokens to `out`, float32 (n,)."""
     for i in range(len(keys)):
         out[i] = lookup_one(args, keys[i])
 
