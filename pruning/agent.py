@@ -254,8 +254,6 @@ class PruningAgent:
         The ledger is written before `active` changes: after a crash in between, the old artefact is served
         and the ledger names the one that was to come.
         """
-        if version is not None:
-            self._names[proposal.candidate.version] = version
         self.ledger.append(
             DecisionRecord(
                 version=version or proposal.candidate.version,
@@ -274,6 +272,10 @@ class PruningAgent:
         if decision.promoted:
             self.breaker.succeeded()
             self.watch.reset()
+            held = {a.version: name for a in (self.active,) if a is not None and (name := self._name(a))}
+            if version is not None:
+                held[proposal.candidate.version] = version
+            self._names = held  # of the two artefacts that are kept, not of all that ever were
             self.previous, self.active = self.active, proposal.candidate
         elif decision.verdict == "reject":
             self.breaker.failed(proposal.step)

@@ -226,7 +226,7 @@ def _lookup_hashed(args, h, at):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True)
 def lookup_many(args, keys, out):  # type: ignore[no-untyped-def]
-    """`lookup_one` of each of `keys` (n,) into `out`, float32 (n,)."""
+    """Write the served weights of tokens to `out`, float32 (n,)."""
     for i in range(len(keys)):
         out[i] = lookup_one(args, keys[i])
 
