@@ -153,9 +153,9 @@ def test_what_a_stranger_reads(ranklens: Run) -> None:
         assert (shared["user_id"], shared["strategy"]) == (None, name)
 
     clicked = sorted(run.expected.counts)
-    for item_id, similar in zip(
-        clicked, run.get(*(f"{ns}:v1:item:{{{i}}}:similar" for i in clicked)), strict=True
-    ):
+    lists = [f"{ns}:v1:item:{{{i}}}:similar" for i in clicked]
+    system.until(lambda: system.redis.exists(*lists) == len(lists), "every clicked item has its similar ones")
+    for item_id, similar in zip(clicked, run.get(*lists), strict=True):
         assert similar["strategy"] == "similar"
         assert item_id not in {i["item_id"] for i in similar["items"]}
         check_list(similar, run.known, min(K, len(similar["items"])))
