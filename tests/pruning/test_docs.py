@@ -34,7 +34,7 @@ def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", pruning.__all__)
 def test_every_public_name_has_an_example(name: str) -> None:
-    """The docstring of every public name shows it at work, compiled code included, and what it shows is so."""
+    """The docstring of every public name shows it at work, compiled code included, and the example holds."""
     if name in DRAWING:
         pytest.importorskip("matplotlib", reason="drawing is an optional extra")
     thing = getattr(pruning, name)
