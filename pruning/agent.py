@@ -66,6 +66,20 @@ class PruneReport:
         Σ½w²H of what goes, per example learned: a proposal's own guess, the guard measures.
     fields
         Field → (live weights, kept weights, predicted cost of what goes).
+
+    Examples
+    --------
+    >>> from pruning import field_id
+    >>> from river import linear_model, optim
+    >>> model = linear_model.LogisticRegression(optim.FTRLProximal(alpha=.5))
+    >>> for i in range(200):
+    ...     model.learn_one({"good": i % 2, "noise": i % 3 == 0}, bool(i % 2))
+    >>> report = PruningAgent(SaliencyPruner(keep=1)).propose(model).report
+    >>> report.weights_before, report.weights_after, report.share_kept
+    (2, 1, 0.5)
+    >>> names = {field_id(name): name for name in ("good", "noise")}
+    >>> [(row.field, row.live, row.kept) for row in report.by_field(names)]
+    [('noise', 1, 0), ('good', 1, 1)]
     """
 
     weights_before: int
@@ -97,7 +111,14 @@ class PruneReport:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Proposal:
-    """A candidate beside the dense export of the same step."""
+    """A candidate beside the dense export of the same step.
+
+    >>> keys = np.array([1, 2], np.uint64)
+    >>> weights = Snapshot(keys, np.array([2., .1]), np.ones(2), step=10)
+    >>> proposal = PruningAgent(SaliencyPruner(keep=1)).propose(weights)
+    >>> len(proposal.dense), len(proposal.candidate), proposal.report.share_kept, proposal.step
+    (2, 1, 0.5, 10)
+    """
 
     dense: Artefact
     candidate: Artefact

@@ -34,6 +34,17 @@ class CurvePoint:
         On the examples.
     decision
         Of the guard, against the dense export on the same examples.
+
+    Examples
+    --------
+    >>> from river import linear_model
+    >>> rows = [({"good": i % 2, "noise": i % 3 == 0}, bool(i % 2)) for i in range(2000)]
+    >>> model = linear_model.LogisticRegression()
+    >>> for x, y in rows:
+    ...     model.learn_one(x, y)
+    >>> point = curve(model, Examples.from_river(rows), shares=(.5,)).points[0]
+    >>> point.weights, point.quality.accuracy, point.decision.verdict  # right as often, and less sure
+    (1, 1.0, 'reject')
     """
 
     kept: float
@@ -53,6 +64,17 @@ class Curve:
         Size and quality of the dense float32 export.
     points
         The candidates.
+
+    Examples
+    --------
+    >>> from river import linear_model
+    >>> rows = [({"good": i % 2, "noise": i % 3 == 0}, bool(i % 2)) for i in range(2000)]
+    >>> model = linear_model.LogisticRegression()
+    >>> for x, y in rows:
+    ...     model.learn_one(x, y)
+    >>> found = curve(model, Examples.from_river(rows), shares=(1., .5))
+    >>> found.dense_weights, [point.weights for point in found.points], found.smallest_promoted.weights
+    (2, [2, 1], 2)
     """
 
     dense_bytes: int
@@ -145,6 +167,14 @@ def plot_history(records: Sequence[DecisionRecord], path: str | os.PathLike[str]
         `Ledger.read()`.
     path
         Where the picture goes; matplotlib is needed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> record = DecisionRecord("a1", None, "promote", "as good", step=500, bytes_after=2048)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     plot_history([record], Path(folder) / "history.png").read_bytes()[1:4]
+    b'PNG'
     """
     figure, (sizes, losses) = _figure("Proposals and what became of them")
     for verdict, (marker, color) in {**_MARKS, "rollback": ("v", "#5a3e9e")}.items():
@@ -188,6 +218,19 @@ def plot(found: Curve, path: str | os.PathLike[str], title: str = "Size and qual
     Returns
     -------
     The path.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from river import linear_model
+    >>> rows = [({"good": i % 2, "noise": i % 3 == 0}, bool(i % 2)) for i in range(2000)]
+    >>> model = linear_model.LogisticRegression()
+    >>> for x, y in rows:
+    ...     model.learn_one(x, y)
+    >>> found = curve(model, Examples.from_river(rows), shares=(1., .5))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     plot(found, Path(folder) / "curve.png").read_bytes()[1:4]
+    b'PNG'
     """
     figure, axes = _figure(title)
     sizes = [p.bytes / 1024 for p in found.points]

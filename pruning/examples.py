@@ -83,7 +83,18 @@ class Examples:
 
 
 class EncodedLearner(Protocol):
-    """A model that learns encoded batches in order, such as `stream_app.model.FTRLClassifier`."""
+    """A model that learns encoded batches in order, such as `stream_app.model.FTRLClassifier`.
+
+    >>> class CoinToss:
+    ...     def learn_many_encoded(self, keys, values, indptr, y):
+    ...         return np.full(len(y), 0.5)
+    ...     def lookup(self, keys):
+    ...         return np.zeros(len(keys), np.float32)
+    >>> learner: EncodedLearner = CoinToss()
+    >>> some = Examples.from_river([({"genre": "drama"}, True), ({"genre": "horror"}, False)])
+    >>> learner.learn_many_encoded(some.keys, some.values, some.indptr, some.y)
+    array([0.5, 0.5])
+    """
 
     def learn_many_encoded(
         self,
@@ -115,6 +126,28 @@ def progressive(examples: Examples, make: Callable[[], EncodedLearner], *, batch
     Returns
     -------
     A function of the fields to leave out: progressive logloss, and field → what leaving it out would cost.
+
+    Examples
+    --------
+    A River model learns tokens as feature names:
+
+    >>> from pruning import field_id
+    >>> from river import linear_model
+    >>> class Encoded(linear_model.LogisticRegression):
+    ...     def learn_many_encoded(self, keys, values, indptr, y):
+    ...         p = []
+    ...         for first, last, label in zip(indptr, indptr[1:], y):
+    ...             x = dict(zip(keys[first:last].tolist(), values[first:last].tolist()))
+    ...             p.append(self.predict_proba_one(x)[True])
+    ...             self.learn_one(x, bool(label))
+    ...         return np.array(p)
+    ...     def lookup(self, keys):
+    ...         return np.array([self.weights.get(key, 0.0) for key in keys.tolist()], np.float32)
+    >>> rows = [({"good": i % 2, "noise": i % 3 == 0}, bool(i % 2)) for i in range(300)]
+    >>> measure = progressive(Examples.from_river(rows), Encoded, batch=100)
+    >>> without_good, without_noise = (measure(frozenset([field_id(name)]))[0] for name in ("good", "noise"))
+    >>> without_good > without_noise
+    True
     """
     fields = np.unique(examples.keys >> np.uint64(VALUE_BITS))
 

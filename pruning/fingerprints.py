@@ -41,6 +41,17 @@ class KernelArgs(NamedTuple):
     """The arrays that compiled code reads: hand them to `lookup_one`.
 
     Exactly one of `lines` and `wide_keys` has entries.
+
+    Examples
+    --------
+    >>> from pruning import Artefact, Snapshot
+    >>> keys = np.array([(7 << 48) + 1, (7 << 48) + 2], np.uint64)
+    >>> release = Artefact.build(Snapshot(keys, np.array([.5, -1.]), np.ones(2)))
+    >>> args = release.kernel_args
+    >>> args.lines.shape, len(args.wide_keys), args.lines.flags.writeable
+    ((1, 64), 0, False)
+    >>> float(lookup_one(args, keys[1]))
+    -1.0
     """
 
     lines: NDArray[np.uint8]  # (L, 64)
@@ -176,7 +187,20 @@ def _fill_wide(table, weights, keys, new):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True, inline="always")
 def lookup_one(args, key):  # type: ignore[no-untyped-def]
-    """The served weight of a token, float32; for compiled code, `args` is `Artefact.kernel_args`."""
+    """The served weight of a token, float32; for compiled code, `args` is `Artefact.kernel_args`.
+
+    >>> from pruning import Artefact, Snapshot
+    >>> keys = np.array([(7 << 48) + 1, (7 << 48) + 2], np.uint64)
+    >>> release = Artefact.build(Snapshot(keys, np.array([.5, -1.]), np.ones(2)))
+    >>> @nb.njit
+    ... def total(args, keys):
+    ...     logit = 0.0
+    ...     for key in keys:
+    ...         logit += lookup_one(args, key)
+    ...     return logit
+    >>> round(total(release.kernel_args, keys), 2)
+    -0.5
+    """
     if len(args.wide_keys):
         mask = np.uint64(len(args.wide_keys) - 1)
         slot = _hash(key) & mask
@@ -191,7 +215,21 @@ def lookup_one(args, key):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True, inline="always")
 def prefetch_one(args, key):  # type: ignore[no-untyped-def]
-    """Ask for the memory that `lookup_one` will read: call it some tokens ahead."""
+    """Ask for the memory that `lookup_one` will read: call it some tokens ahead.
+
+    >>> from pruning import Artefact, Snapshot
+    >>> keys = np.array([(7 << 48) + 1, (7 << 48) + 2], np.uint64)
+    >>> release = Artefact.build(Snapshot(keys, np.array([.5, -1.]), np.ones(2)))
+    >>> @nb.njit
+    ... def total(args, keys):
+    ...     logit = 0.0
+    ...     for i in range(len(keys)):
+    ...         prefetch_one(args, keys[min(i + 8, len(keys) - 1)])
+    ...         logit += lookup_one(args, keys[i])
+    ...     return logit
+    >>> round(total(release.kernel_args, keys), 2)
+    -0.5
+    """
     if len(args.lines):
         prefetch(args.lines, _home(_hash(key), len(args.lines)))
 

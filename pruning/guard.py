@@ -34,6 +34,15 @@ class GuardDecision:
         One sentence.
     evidence
         The figures behind it, JSON.
+
+    Examples
+    --------
+    >>> losses = np.full(2000, .5)
+    >>> decision = Guard().judge(losses, losses + .01)
+    >>> decision.verdict, decision.promoted, decision.evidence["events"]
+    ('reject', False, 2000)
+    >>> decision.reason
+    'the loss rises by 0.01000 per event, surely by 0.01000; 0.00050 is accepted'
     """
 
     verdict: Verdict

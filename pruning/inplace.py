@@ -181,6 +181,16 @@ def compressed(
     """A pruned, and if asked quantized, deep copy; the model itself is untouched.
 
     `how` is passed to `prune_model`.
+
+    Examples
+    --------
+    >>> from river import linear_model, optim
+    >>> model = linear_model.LogisticRegression(optim.AdaGrad(.3))
+    >>> for i in range(100):
+    ...     model.learn_one({"good": i % 2, "noise": i % 3}, bool(i % 2))
+    >>> small = compressed(model, SaliencyPruner(1))
+    >>> list(small.weights), sorted(model.weights)
+    (['good'], ['good', 'noise'])
     """
     copied = copy.deepcopy(model)
     prune_model(copied, pruner, **how)

@@ -36,6 +36,19 @@ class DecisionRecord:
         Sizes of both.
     evidence
         The guard's figures.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pruning
+    >>> weights = pruning.Snapshot(np.array([1, 2], np.uint64), np.array([2., .1]), np.ones(2), step=500)
+    >>> agent = pruning.PruningAgent(pruning.SaliencyPruner(keep=1))
+    >>> _ = agent.judge(agent.propose(weights), np.full(1000, .5), np.full(1000, .5))
+    >>> record = agent.ledger.read()[0]
+    >>> record.verdict, record.step, record.weights_before, record.weights_after
+    ('promote', 500, 2, 1)
+    >>> record.reason
+    'the loss changes by +0.00000 and surely by less than 0.00050'
     """
 
     version: str

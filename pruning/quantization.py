@@ -26,6 +26,15 @@ class Quantized:
         The fields that have a scale, sorted, uint16 (F,); empty when one scale serves all.
     scales
         float32 (F,), or (1,) when one scale serves all.
+
+    Examples
+    --------
+    >>> field = np.array([1, 1, 2], np.uint16)
+    >>> quantized = Int8().quantize(np.array([1.27, -.5, 10.]), field)
+    >>> quantized.codes.tolist(), quantized.fields.tolist()
+    ([127, -50, 127], [1, 2])
+    >>> quantized.dequantize(field)
+    array([ 1.27, -0.5 , 10.  ], dtype=float32)
     """
 
     codes: NDArray[np.int8] | NDArray[np.int16] | NDArray[np.float32]
@@ -246,6 +255,14 @@ class PackedRows:
         8 or 4.
     width
         k.
+
+    Examples
+    --------
+    >>> packed = RowwiseInt(4).pack(np.array([[0., .5, 1., 1.5], [3., 3., 3., 3.]]))
+    >>> packed.codes.tolist(), packed.nbytes                             # two codes in a byte
+    ([[80, 250], [0, 0]], 12)
+    >>> packed.unpack()[1].tolist()
+    [3.0, 3.0, 3.0, 3.0]
     """
 
     codes: NDArray[np.uint8]

@@ -265,6 +265,14 @@ def weight_tables(model: Any) -> list[WeightTable]:
     ------
     UnsupportedModelError
         If a model keeps its weights somewhere else.
+
+    Examples
+    --------
+    >>> from river import facto, preprocessing
+    >>> model = preprocessing.MinMaxScaler() | facto.FMClassifier(n_factors=3, seed=1)
+    >>> model.learn_one({"a": 1.0, "b": 2.0}, True)
+    >>> [(table.name, table.values().shape) for table in weight_tables(model)]
+    [('weights', (2, 1)), ('latents', (2, 3))]
     """
     tables = []
     for prefix, inner in final_models(model):

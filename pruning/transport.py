@@ -55,6 +55,18 @@ def from_wire(data: bytes) -> Artefact:
     ------
     ArtefactError
         `ForeignFileError`, `NewerFormatError` or `DamagedFileError`.
+
+    Examples
+    --------
+    >>> from pruning.weights import Snapshot
+    >>> release = Artefact.build(Snapshot(np.array([1], np.uint64), np.array([.5]), np.ones(1)))
+    >>> wire = to_wire(release)
+    >>> from_wire(wire).to_bytes() == release.to_bytes()
+    True
+    >>> from_wire(wire[:-1])
+    Traceback (most recent call last):
+        ...
+    pruning.errors.DamagedFileError: expected ... bytes, got ...: the file is cut or grown
     """
     meta, sections = unseal(data, _MAGIC, _FORMAT)
     try:

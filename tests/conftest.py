@@ -2,7 +2,11 @@
 
 A test that uses a server is marked ``integration``. Where a server cannot be had the test is skipped and says
 why, unless ``REQUIRE_KAFKA=1``: then it fails, so that CI cannot pass without having run it.
+
+The clients of the servers are imported by the fixtures that use them: the tests of `pruning` run without.
 """
+
+# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
@@ -10,12 +14,13 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import redis
 
-from stream_app.embedded import EmbeddedBroker, EmbeddedRedis, EmbeddedServerError
-from tests.servers import KafkaServer, KafkaUnavailableError
+if TYPE_CHECKING:
+    from stream_app.embedded import EmbeddedBroker, EmbeddedRedis
+    from tests.servers import KafkaServer
 
 SERVERS = {"kafka", "start_or_skip", "own_kafka", "redis_server", "redis_url", "broker"}
 
@@ -28,6 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _start_or_skip(server: KafkaServer | EmbeddedRedis) -> None:
+    from stream_app.embedded import EmbeddedServerError
+    from tests.servers import KafkaUnavailableError
+
     try:
         server.start()
     except KafkaUnavailableError as error:
@@ -53,6 +61,8 @@ def start_or_skip() -> Callable[[KafkaServer | EmbeddedRedis], None]:
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[KafkaServer]:
     """One Apache Kafka for the whole session: use topics and groups of your own, never stop it."""
+    from tests.servers import KafkaServer
+
     server = KafkaServer()
     _start_or_skip(server)
     yield server
@@ -62,6 +72,8 @@ def kafka() -> Iterator[KafkaServer]:
 @pytest.fixture
 def own_kafka() -> Iterator[KafkaServer]:
     """An Apache Kafka of the test's own, to kill, pause and restart."""
+    from tests.servers import KafkaServer
+
     server = KafkaServer()
     _start_or_skip(server)
     yield server
@@ -71,12 +83,16 @@ def own_kafka() -> Iterator[KafkaServer]:
 @pytest.fixture
 def broker() -> Iterator[EmbeddedBroker]:
     """An embedded broker of the test's own."""
+    from stream_app.embedded import EmbeddedBroker
+
     with EmbeddedBroker() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def _redis_session() -> Iterator[EmbeddedRedis]:
+    from stream_app.embedded import EmbeddedRedis
+
     server = EmbeddedRedis()
     _start_or_skip(server)
     yield server
@@ -86,6 +102,8 @@ def _redis_session() -> Iterator[EmbeddedRedis]:
 @pytest.fixture
 def redis_server(_redis_session: EmbeddedRedis) -> EmbeddedRedis:
     """A running, empty Redis; a test may kill or pause it, the next one gets it back running."""
+    import redis
+
     _redis_session.resume()
     _redis_session.start()
     with redis.Redis.from_url(_redis_session.url) as client:
