@@ -64,13 +64,11 @@ class _Trial:
     pruned: View
     needed: int
     promoted: bool = False
-    judged: int = 0  # batches that the promotion was decided on
-    losses: list[NDArray[np.float64]] = field(default_factory=list)  # (e, 2) each
+    samples: int = 0
+    losses: list[NDArray[np.float64]] = field(default_factory=list)  # (e, 2) each, until the promotion
     overlap: list[NDArray[np.float64]] = field(default_factory=list)
-
-    @property
-    def samples(self) -> int:
-        return sum(map(len, self.losses))
+    watched: int = 0  # examples since the promotion, and the sum of their rise of the loss
+    risen: float = 0.0
 
 
 class ReleaseCycle:
@@ -136,10 +134,11 @@ class ReleaseCycle:
                 self.propose()
             return None
         losses, overlap = self._replay(trial, batch)
-        trial.losses.append(losses)
-        trial.overlap.append(overlap)
+        trial.samples += len(losses)
         if trial.promoted:
             return self._watch(trial, losses, time)
+        trial.losses.append(losses)
+        trial.overlap.append(overlap)
         return self._decide(trial, time) if trial.samples >= trial.needed else None
 
     def propose(self) -> Published | None:
@@ -225,7 +224,7 @@ class ReleaseCycle:
         if decision.promoted:
             self.previous, self.active = self.active, trial.published
             self.amount = min(self._most, self.amount / BACK_OFF)
-            trial.promoted, trial.needed, trial.judged = True, 2 * trial.samples, len(trial.losses)
+            trial.promoted, trial.needed = True, 2 * trial.samples
             self.agent.watch.reference = len(losses)  # the level to watch from is that of the trial
             self.agent.watch.update(losses[:, 1] - losses[:, 0])
         elif decision.verdict == "undecided" and 2 * trial.samples <= self.max_samples:
@@ -240,9 +239,11 @@ class ReleaseCycle:
 
         The chart says that it has risen, the guard's tolerance whether by as much as matters.
         """
-        alarm = self.agent.watch.update(losses[:, 1] - losses[:, 0])
-        since = np.concatenate(trial.losses[trial.judged :])
-        risen = float((since[:, 1] - since[:, 0]).mean()) if len(since) else 0.0
+        rise = losses[:, 1] - losses[:, 0]
+        alarm = self.agent.watch.update(rise)
+        trial.watched += len(rise)
+        trial.risen += float(rise.sum())
+        risen = trial.risen / max(trial.watched, 1)
         if trial.samples >= trial.needed:
             self._trial = None
         if not alarm or risen <= self.agent.guard.tolerance:
@@ -253,7 +254,7 @@ class ReleaseCycle:
         self.agent.breaker.failed(self.learner.step)
         self.amount *= BACK_OFF
         self.rollback(reason, time)
-        return GuardDecision("reject", reason, {"events": len(since), "difference": risen})
+        return GuardDecision("reject", reason, {"events": trial.watched, "difference": risen})
 
 
 def _published(data: bytes, release: Release) -> Published:
