@@ -59,6 +59,9 @@ class Settings(BaseSettings):
 
     # Recommending
     list_size: int = Field(20, ge=1, le=100, description="items per list")
+    list_rules: Path | None = Field(
+        None, description="file of business rules for lists (TOML), read again when it changes"
+    )
     list_ttl_days: float = Field(
         30, gt=0, le=3650, description="how long a list stays without being made again"
     )

@@ -20,10 +20,11 @@ from typing import Any
 from mode import Service
 
 from stream_app.config import Settings
-from stream_app.errors import EventError, RecsError, ReleaseError, StoreError, TransportError
+from stream_app.errors import ConfigError, EventError, RecsError, ReleaseError, StoreError, TransportError
 from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
 from stream_app.events.dead_letters import Rejected
 from stream_app.failpoints import failpoint
+from stream_app.list_rules import RulesFile
 from stream_app.recommender import Lists, Outcome, Recommender
 from stream_app.release import Overlay, Release
 from stream_app.store import Store, lists_json
@@ -84,6 +85,7 @@ class Worker(Service):
         self.metrics = Metrics() if metrics is None else metrics
         self.clock = clock
         self.store = make_store(settings)
+        self._rules = RulesFile(settings.list_rules)
         self.recommender = Recommender(
             k=settings.list_size,
             weights=settings.event_weights,
@@ -91,6 +93,7 @@ class Worker(Service):
             neighbours=settings.neighbours,
             max_users=settings.max_users_in_memory,
             max_items_per_user=settings.max_items_per_user,
+            rules=self._rules.rules,
         )
         connection = Connection.of(settings)
         self._connection = connection
@@ -127,6 +130,7 @@ class Worker(Service):
         while not (await self._items.caught_up() and await self._users.caught_up()):
             await self._follow(POLL_S)
         await self._sync()
+        self._follow_rules()
         await self._source.start()
         self.ready = True
 
@@ -168,6 +172,7 @@ class Worker(Service):
                 self._last_sync = now
                 await self._follow(0)
                 await self._try(self._sync, "reading the model")
+                self._follow_rules()
             batches = await self._source.poll(self.settings.batch_size, POLL_S)
             handled = 0
             for partition, records in batches.items():
@@ -314,10 +319,25 @@ class Worker(Service):
         if gone:
             await self._withdraw(gone)
 
-    async def _renew(self) -> None:
-        """After a new release or a rollback, make the lists of the users in memory again, some at a turn.
+    def _follow_rules(self) -> None:
+        """Take over a changed file of rules, and the rules that begin or end now."""
+        policy = self.recommender.policy
+        if policy is None:
+            return
+        try:
+            rules = self._rules.changed()
+        except ConfigError as error:
+            self.log.error("%s; the rules from before stay in force", error)
+            rules = None
+        if rules is not None:
+            policy.take(rules)
+        if policy.at(int(self.clock() * 1000)):
+            self._outdated = self.recommender.users.in_memory()
 
-        Nobody reads a list of a model that is no longer served for longer than this takes.
+    async def _renew(self) -> None:
+        """After a new release, a rollback or other rules, make the lists of the users in memory again.
+
+        Some at a turn; nobody reads a list of a model that is no longer served for longer than this takes.
         """
         users = self.recommender.users
         some, self._outdated = self._outdated[:RENEWED], self._outdated[RENEWED:]
