@@ -149,6 +149,25 @@ class ListPolicy:
         )  # fmt: skip
         return out, out_scores, out_counts, was, pinned
 
+    def crowded(
+        self,
+        items: NDArray[np.int32],
+        counts: NDArray[np.int32],
+        candidates: NDArray[np.int32],
+        found: NDArray[np.int32],
+        more: int,
+    ) -> NDArray[np.bool_]:
+        """Which candidates (m, H), of which (m,) are found, would break a cap if `more` like them came in.
+
+        Lists are given by their items (m, k) and counts (m,).
+        """
+        out = np.zeros(candidates.shape, np.bool_)
+        if self.rules.at_most:
+            caps = self._caps()
+            caps = np.where(caps > 0, np.maximum(caps - (more - 1), 1), 0).astype(np.int32)
+            find_crowded(items, counts, candidates, found, caps, self.items.tokens, out)
+        return out
+
     def notes(
         self,
         items: NDArray[np.int32],
@@ -237,13 +256,15 @@ class ListPolicy:
 
 
 def said_in_words(note: dict[str, Any], place: int) -> str:
-    """What a note of `ListPolicy.notes` says of the item at `place` (from 1).
+    """What is noted of the item at `place` (from 1), by `ListPolicy.notes` or `Exploration.notes`.
 
     >>> said_in_words({"place_by_score": 7, "rules": ["sale"], "pinned": True}, 1)
     "pinned here by rule 'sale', place 7 by score"
     >>> said_in_words({"place_by_score": 7, "rules": ["sale"]}, 2)
     "rule 'sale' moved it, place 7 by score"
     """
+    if "instead_of" in note:
+        return f"tried here instead of {note['instead_of']}, drawn with probability {note['propensity']:.3g}"
     before = note.get("place_by_score", place)
     by_score = f", place {before} by score" if before != place else ""
     names = " and ".join(map(repr, note.get("rules", ())))
@@ -341,6 +362,19 @@ def arrange(  # type: ignore[no-untyped-def]
         counts_out[m] = filled
         for place in range(filled):
             _count(item_tokens[items_out[m, place]], used, -1)
+
+
+@nb.njit(cache=True, nogil=True)
+def find_crowded(items, counts, candidates, found, caps, item_tokens, out):  # type: ignore[no-untyped-def]
+    """See `ListPolicy.crowded`; `caps` (v,), `out` (m, H)."""
+    used = np.zeros(len(caps), np.int32)
+    for m in range(len(items)):
+        for place in range(counts[m]):
+            _count(item_tokens[items[m, place]], used, 1)
+        for c in range(found[m]):
+            out[m, c] = _is_full(item_tokens[candidates[m, c]], caps, used)
+        for place in range(counts[m]):
+            _count(item_tokens[items[m, place]], used, -1)
 
 
 @nb.njit(cache=True, nogil=True)

@@ -283,8 +283,6 @@ class LearnerService(Service):
 
     def _describe(self, item: Item | Tombstone) -> None:
         index = self.learner.items
-        if self._shared.policy is not None:
-            self._shared.policy.observe(item)
         if isinstance(item, Tombstone):
             index.servable[index.number(item.id)] = 0
         else:
@@ -292,6 +290,8 @@ class LearnerService(Service):
                 item.item_id, price=item.price, categories=item.categories, attributes=item.attributes,
                 servable=item.is_available,
             )  # fmt: skip
+        if self._shared.policy is not None:
+            self._shared.policy.observe(item)
 
     # Saving
 

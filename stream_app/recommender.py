@@ -22,8 +22,10 @@ from stream_app.arranging import ListPolicy
 from stream_app.candidates import clear_item
 from stream_app.events import DEFAULT_WEIGHTS, Event, Item, Tombstone, User, feedback
 from stream_app.examples import CHOSEN, DISLIKED, LIKED, SHOWN, ExampleBatch
+from stream_app.exploring import Exploration, seeds_of
 from stream_app.features import N_NUMBERS, describe
 from stream_app.item_index import ItemIndex
+from stream_app.list_making import finished, widened
 from stream_app.list_rules import ListRules
 from stream_app.retrieval import WINDOW, length_bucket
 from stream_app.scoring import (
@@ -43,6 +45,7 @@ from stream_app.served_model import NEIGHBOURS, ServedModel
 from stream_app.user_table import UserTable
 
 _NOTHING: list[tuple[str, int, float]] = [("", CHOSEN, 0.0)]  # only moves the user's clock
+NEW_ITEMS_TURN = 1_000  # events of a partition after which other new items are explored
 LIST_GAP = 1  # lists are made for a user who comes back within a minute
 
 
@@ -181,6 +184,8 @@ class Recommender:
         The item index; shared when the same process learns.
     rules
         Business rules of the lists, if there are any.
+    explore
+        Draw some places of the lists, and note how likely each draw was.
 
     Attributes
     ----------
@@ -199,6 +204,7 @@ class Recommender:
         max_items_per_user: int = 512,
         items: ItemIndex | None = None,
         rules: ListRules | None = None,
+        explore: Exploration | None = None,
     ) -> None:
         self.k = k
         self.weights = weights
@@ -206,14 +212,19 @@ class Recommender:
         self.items = ItemIndex() if items is None else items
         self.users = UserTable(self.items, max_users, max_items_per_user)
         self.model = ServedModel(self.items, neighbours)
+        self.explore = explore
         self.policy = None if rules is None else ListPolicy(self.items, rules)
 
     # What the shop says
 
     def observe_item(self, item: Item | Tombstone) -> bool:
         """Take over an item's description; returns whether the item may be shown no longer."""
+        gone = self._take_item(item)
         if self.policy is not None:
             self.policy.observe(item)
+        return gone
+
+    def _take_item(self, item: Item | Tombstone) -> bool:
         if isinstance(item, Tombstone):
             was = self._is_servable(item.id)
             self.items.servable[self.items.number(item.id)] = 0
@@ -369,15 +380,17 @@ class Recommender:
         NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], Sequence[Sequence[dict[str, Any] | None]]
     ]:
         """`top` of users by row, under the rules, and what is to be noted of each place."""
-        gaps, policy = np.full(len(rows), LIST_GAP, np.uint8), self.policy
-        if policy is None:
+        gaps, policy, explore = np.full(len(rows), LIST_GAP, np.uint8), self.policy, self.explore
+        if policy is None and explore is None:
             return *self.top(rows, gaps, self.k), ()
-        view = self.model.view
-        pool = np.union1d(view.pool, policy.offered(view.stats.count)).astype(np.int32)
-        view = view._replace(pool=pool, servable=policy.servable())
-        head = self._top(view, rows, gaps, MOST_CANDIDATES + len(pool), exclude_seen=True)
-        items, scores, counts, was, pinned = policy.arrange(*head, self.k)
-        return items, scores, counts, policy.notes(items, counts, was, pinned)
+        users, model = self.users, self.model
+        turn = int(users.offset[rows].max(initial=0)) // NEW_ITEMS_TURN
+        view = widened(model.view, self.items, policy, explore, turn)
+        head = self._top(view, rows, gaps, MOST_CANDIDATES + len(view.pool), exclude_seen=True)
+        seeds = seeds_of(users.users.tokens[rows, 0], users.offset[rows])
+        return finished(
+            head, self.k, policy, explore, count=view.stats.count, seeds=seeds, ids=self.items.ids
+        )
 
     def holding(self, item_ids: Iterable[str]) -> list[str]:
         """Users in memory in whose list one of these items stands."""

@@ -23,6 +23,7 @@ from stream_app.config import Settings
 from stream_app.errors import ConfigError, EventError, RecsError, ReleaseError, StoreError, TransportError
 from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
 from stream_app.events.dead_letters import Rejected
+from stream_app.exploring import Exploration
 from stream_app.failpoints import failpoint
 from stream_app.list_rules import RulesFile
 from stream_app.recommender import Lists, Outcome, Recommender
@@ -40,7 +41,8 @@ RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 def topics(settings: Settings) -> dict[str, tuple[int, bool]]:
     """The topics of one system: name → (partitions, compacted)."""
     n = settings.partitions
-    return {
+    exposures = {settings.exposures_topic: (n, False)} if settings.explore_places else {}
+    return exposures | {
         settings.events_topic: (n, False),
         settings.examples_topic: (n, False),
         settings.items_topic: (1, True),
@@ -94,6 +96,9 @@ class Worker(Service):
             max_users=settings.max_users_in_memory,
             max_items_per_user=settings.max_items_per_user,
             rules=self._rules.rules,
+            explore=Exploration(settings.explore_places, settings.explore_share)
+            if settings.explore_places
+            else None,
         )
         connection = Connection.of(settings)
         self._connection = connection
@@ -237,7 +242,14 @@ class Worker(Service):
             messages += [
                 (self.settings.examples_topic, None, part.to_bytes(), to) for part in outcome.examples.parts()
             ]
-        return messages, self._as_json(outcome.lists), outcome
+        lists = self._as_json(outcome.lists)
+        return messages + self._exposures(lists), lists, outcome
+
+    def _exposures(self, lists: Sequence[tuple[str, bytes]]) -> list[OutMessage]:
+        """What is kept of lists while places are drawn, so that estimates are possible."""
+        if not self.settings.explore_places:
+            return []
+        return [(self.settings.exposures_topic, user_id.encode(), data, None) for user_id, data in lists]
 
     def _as_json(self, lists: Lists) -> list[tuple[str, bytes]]:
         return lists_json(lists, self.recommender.model.version, int(self.clock() * 1000))
@@ -345,6 +357,7 @@ class Worker(Service):
         if some:
             await self._settle()
             lists = self._as_json(await asyncio.to_thread(self.recommender.lists, some))
+            await self._try(lambda: self._sender.send(self._exposures(lists)), "sending exposures")
             await self._try(lambda: self.store.write(lists, []), "renewing lists")
             self.metrics.lists.inc(len(some))
 
