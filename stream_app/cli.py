@@ -433,7 +433,7 @@ def size_curve(
     columns: Columns = None,
     skip_bad: SkipBad = False,
     limit: Annotated[int | None, typer.Option(min=1, help="only the first so many events")] = None,
-    tolerance: Annotated[float, typer.Option(min=0, help="what the guard accepts")] = 2e-3,
+    tolerance: Annotated[float, typer.Option(min=0, help="what the guard accepts")] = 5e-3,
     plot: Annotated[Path | None, typer.Option(help="draw the curve into this PNG")] = None,
     as_json: AsJson = False,
 ) -> None:

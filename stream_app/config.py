@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     state_ttl_days: float = Field(
         90, gt=0, le=3650, description="how long a user who does nothing is remembered"
     )
-    neighbours: int = Field(100, ge=1, le=400, description="neighbours served per item")
+    neighbours: int = Field(200, ge=1, le=400, description="neighbours served per item")
     max_users_in_memory: int = Field(50_000, ge=1, description="users a worker holds; others wait in Redis")
     max_items_per_user: int = Field(512, ge=1, le=65_535, description="items remembered per user")
     event_weights: dict[str, float] = Field(
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     prune_interval: int = Field(10_000, ge=100, description="examples between proposals of a pruned release")
     prune_first: int = Field(2_000, ge=100, description="examples before the first one")
     prune_amount: float = Field(0.8, ge=0, lt=1, description="share of weights a release leaves out")
-    guard_tolerance: float = Field(2e-3, ge=0, description="accepted rise of the pairwise log loss")
+    guard_tolerance: float = Field(5e-3, ge=0, description="accepted rise of the pairwise log loss")
     guard_samples: int = Field(1_000, ge=2, description="examples before the guard decides")
     guard_overlap: float = Field(
         0.9, ge=0, le=1, description="least agreement of the top 10 with the dense model"

@@ -19,14 +19,14 @@ from stream_app.events import DEFAULT_WEIGHTS, Event, Item, User
 from stream_app.features import N_NUMBERS, POSITION, describe, gap_bucket
 from stream_app.learning import Learner, ranker_step, touched_since
 from stream_app.recommender import Recommender
-from stream_app.releasing import ReleaseCycle
+from stream_app.releasing import Published, ReleaseCycle
 from stream_app.retrieval import length_bucket
 from stream_app.scoring import MOST_CANDIDATES, View, candidates_of, recall, score
 from stream_app.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
 
 
 def default_agent(
-    ledger: Ledger | None = None, *, tolerance: float = 2e-3, samples: int = 1_000, overlap: float = 0.9
+    ledger: Ledger | None = None, *, tolerance: float = 5e-3, samples: int = 1_000, overlap: float = 0.9
 ) -> PruningAgent:
     """The pruning agent with this project's defaults: saliency, 8 bits, a guard on pairwise log loss.
 
@@ -50,6 +50,9 @@ class OnlineRecommender:
         A River classifier; the compiled `FTRLClassifier` unless told otherwise.
     interval, first, samples
         Examples between proposals, before the first, and before the guard decides.
+    lag
+        Examples learned before what is served takes them over, when compressing. Workers get an overlay
+        every second, so a busy shop has hundreds in between.
     agent
         Prunes and judges, when compressing; `default_agent()` unless told otherwise.
     weights, rating_threshold
@@ -61,7 +64,7 @@ class OnlineRecommender:
     >>> for t in range(40):
     ...     online.observe(Event(str(t), "view_item", t * 1000, f"u{t % 7}", item_id=f"i{t % 5}"))
     >>> online.recommend("u9", 40_000, 3)
-    ['i0', 'i1', 'i2']
+    ['i2', 'i3', 'i4']
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class OnlineRecommender:
         interval: int = 10_000,
         first: int = 2_000,
         samples: int = 1_000,
+        lag: int = 4,
     ) -> None:
         self.learner = Learner(ranker)
         self.recommender = Recommender(
@@ -85,6 +89,7 @@ class OnlineRecommender:
         if compress:
             agent = default_agent(samples=samples) if agent is None else agent
             self.cycle = ReleaseCycle(self.learner, agent, width=width, interval=interval, first=first)
+            self._lag = lag
             self._overlay_from = (0, 0)
         else:
             self.recommender.model = DenseModel(self.learner, width)
@@ -106,17 +111,19 @@ class OnlineRecommender:
         if outcome.examples is None:
             return
         self.learner.learn(outcome.examples)
-        if self.cycle is None:
-            return
-        before = self.cycle.active
-        self.cycle.observe(outcome.examples)
-        active = self.cycle.active
+        if self.cycle is not None:
+            self.cycle.observe(outcome.examples)
+            self._bring_up_to_date(self.cycle.active)
+
+    def _bring_up_to_date(self, active: Published) -> None:
+        """Serve the latest release, and what was learned since, unless that is less than `lag` examples."""
         model = self.recommender.model
-        if active is not before:
+        if active.version != model.version:
             model.load(active.release, active.version)
             self._overlay_from = (active.step, active.ranker_step)
-        model.apply(self.learner.overlay(*self._overlay_from, model.width))
-        self._overlay_from = (self.learner.step, ranker_step(self.learner.ranker))
+        if self.learner.step - self._overlay_from[0] >= self._lag:
+            model.apply(self.learner.overlay(*self._overlay_from, model.width))
+            self._overlay_from = (self.learner.step, ranker_step(self.learner.ranker))
 
     def recommend(self, user_id: str, event_time_ms: int, k: int, *, exclude_seen: bool = True) -> list[str]:
         """The ids of the `k` best items for a user, best first."""

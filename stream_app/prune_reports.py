@@ -52,7 +52,7 @@ def dry_run(checkpoint: Path, amount: float) -> tuple[PruneReport, dict[int, str
     return agent.propose(learner.ranker).report, learner.field_names()
 
 
-def size_quality_curve(records: Iterable[Event | Item | User], *, tolerance: float = 2e-3) -> Curve:
+def size_quality_curve(records: Iterable[Event | Item | User], *, tolerance: float = 5e-3) -> Curve:
     """Learn the first events of a stream, then judge prunings of many sizes on the last ones.
 
     Raises

@@ -103,7 +103,7 @@ class ReleaseCycle:
         *,
         pruner: Callable[[float], Pruner] = SaliencyPruner,
         amount: float = 0.8,
-        width: int = 100,
+        width: int = 200,
         interval: int = 10_000,
         first: int = 2_000,
         max_samples: int = 16_000,

@@ -15,7 +15,7 @@ from stream_app.release import Overlay, Release, Tables
 from stream_app.retrieval import grow_neighbours, grow_stats, new_covisits, new_neighbours, new_stats
 from stream_app.scoring import View, Weights, lookup_all, put_fresh, sum_item_tokens
 
-NEIGHBOURS = 100  # served neighbours per item
+NEIGHBOURS = 200  # served neighbours per item
 NO_ITEMS: NDArray[np.int32] = np.zeros(0, np.int32)
 
 

@@ -157,7 +157,7 @@ def test_seen_items_come_back_when_asked_for() -> None:
 
 
 def test_the_defaults_are_named_in_one_place() -> None:
-    """The agent prunes four fifths by saliency, in 8 bits, within a tolerance of 0.002."""
+    """The agent prunes four fifths by saliency, in 8 bits, within a tolerance of 0.005."""
     agent = default_agent()
     assert repr(agent.pruner) == "SaliencyPruner(remove=0.8)" and isinstance(agent.quantizer, Int8)
-    assert agent.guard.tolerance == 2e-3
+    assert agent.guard.tolerance == 5e-3
