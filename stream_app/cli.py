@@ -27,6 +27,8 @@ prune = typer.Typer(
     no_args_is_help=True, help="Releases: what was pruned, what the guard said, and commands."
 )
 app.add_typer(prune, name="prune")
+lists = typer.Typer(no_args_is_help=True, help="Lists: the business rules that they keep to.")
+app.add_typer(lists, name="lists")
 
 Format = Annotated[str, typer.Option("--format", "-f", help="auto, jsonl, metarank, movielens, otto or csv")]
 Columns = Annotated[
@@ -289,7 +291,7 @@ def get(
         )
     if as_json:
         if places:
-            found["why"] = [{"item_id": p.item_id, "why": p.reason and p.reason.text} for p in places]
+            found["why"] = [{"item_id": p.item_id, "why": p.why or None} for p in places]
         print(json.dumps(found))
         return
     from rich.console import Console
@@ -300,7 +302,7 @@ def get(
     for name in ("", "item", "score", *(["why"] if places else [])):
         table.add_column(name, justify="right" if name in ("", "score") else "left")
     for n, item in enumerate(found["items"]):
-        reason = [places[n].reason.text if places[n].reason else ""] if places else []
+        reason = [places[n].why] if places else []
         table.add_row(str(n + 1), item["item_id"], f"{item['score']:.3f}", *reason)
     console = Console(highlight=False)
     console.print(table)
@@ -326,6 +328,28 @@ def doctor(as_json: AsJson = False) -> None:
             )
     if not all(f.ok for f in findings):
         raise typer.Exit(69)
+
+
+@lists.command("validate")
+def validate_rules(
+    file: Annotated[Path | None, typer.Argument(help="of rules; RECS_LIST_RULES without")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a file of list rules, and say which of them are in force now."""
+    import time
+
+    from stream_app.config import load_settings
+    from stream_app.errors import ConfigError
+    from stream_app.list_rules import load_rules
+
+    path = file or load_settings().list_rules
+    if path is None:
+        raise ConfigError("no file of rules: name one, or set RECS_LIST_RULES")
+    rules = load_rules(path)
+    active = [rule.name for rule in rules.active(int(time.time() * 1000))]
+    _say({"file": str(path), "rules": len(rules.rules), "active": active, "diversity": rules.diversity,
+          "at_most": dict(rules.at_most)}, as_json,
+         f"{path}: {len(rules.rules)} rules, in force now: {', '.join(active) or 'none'}")  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------ prune

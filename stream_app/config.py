@@ -54,11 +54,21 @@ class Settings(BaseSettings):
     examples_topic: str = Field("examples", description="topic from workers to the learner")
     control_topic: str = Field("control", description="topic of commands: prune, rollback, erase")
     dead_letter_topic: str = Field("events.dlq", description="topic of messages that are no valid events")
+    exposures_topic: str = Field(
+        "exposures", description="topic of the lists that were made, kept while places are drawn"
+    )
     partitions: int = Field(4, ge=1, le=1024, description="partitions of topics that have to be created")
     replication: int = Field(1, ge=1, le=10, description="and their replicas")
 
     # Recommending
     list_size: int = Field(20, ge=1, le=100, description="items per list")
+    list_rules: Path | None = Field(
+        None, description="file of business rules for lists (TOML), read again when it changes"
+    )
+    explore_places: int = Field(
+        0, ge=0, le=100, description="last places of a list that may be drawn; 0: none"
+    )
+    explore_share: float = Field(0.1, gt=0, le=1, description="how often such a place is drawn")
     list_ttl_days: float = Field(
         30, gt=0, le=3650, description="how long a list stays without being made again"
     )

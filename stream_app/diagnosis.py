@@ -6,8 +6,9 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from stream_app.config import load_settings
+from stream_app.config import Settings, load_settings
 from stream_app.errors import RecsError
+from stream_app.list_rules import load_rules
 from stream_app.transport import Connection, list_topics
 from stream_app.worker import make_store, topics
 
@@ -32,6 +33,7 @@ async def diagnose() -> list[Finding]:
     except RecsError as error:
         return [*findings, Finding("settings", False, str(error))]
     findings.append(Finding("settings", True, "every RECS_ variable has a value that makes sense"))
+    findings += _rules(settings)
     try:
         existing = await list_topics(Connection.of(settings))
         findings.append(Finding("kafka", True, f"{settings.kafka_bootstrap} answers"))
@@ -58,3 +60,13 @@ async def diagnose() -> list[Finding]:
     finally:
         await store.close()
     return findings
+
+
+def _rules(settings: Settings) -> list[Finding]:
+    if settings.list_rules is None:
+        return []
+    try:
+        rules = load_rules(settings.list_rules)
+    except RecsError as error:
+        return [Finding("list rules", False, str(error))]
+    return [Finding("list rules", True, f"{settings.list_rules}: {len(rules.rules)} rules make sense")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stream_app.arranging import said_in_words
 from stream_app.config import Settings
 from stream_app.errors import EventError, TransportError
 from stream_app.events import User, decode_item, decode_user
@@ -16,11 +17,25 @@ from stream_app.transport import Connection, LogReader
 
 @dataclass(frozen=True)
 class Explained:
-    """One place of a list."""
+    """One place of a list.
+
+    Attributes
+    ----------
+    reason
+        What moved the item's score most, None where nothing is known of it.
+    rule
+        What rules did to it, in words; empty when nothing.
+    """
 
     item_id: str
     score: float
     reason: Reason | None
+    rule: str = ""
+
+    @property
+    def why(self) -> str:
+        """Reason and rule in one line."""
+        return "; ".join(text for text in (self.reason.text if self.reason else "", self.rule) if text)
 
 
 async def explain_list(settings: Settings, store: Store, user_id: str) -> tuple[list[Explained], str | None]:
@@ -49,8 +64,10 @@ async def explain_list(settings: Settings, store: Store, user_id: str) -> tuple[
             recommender.model.apply(Overlay.from_bytes(overlay))
     recommender.users.load(user_id, states[0])
     return [
-        Explained(i["item_id"], i["score"], recommender.explain(user_id, i["item_id"]))
-        for i in found["items"]
+        Explained(
+            i["item_id"], i["score"], recommender.explain(user_id, i["item_id"]), said_in_words(i, place)
+        )
+        for place, i in enumerate(found["items"], 1)
     ], remark
 
 
@@ -77,4 +94,4 @@ async def _describe(settings: Settings, recommender: Recommender, user_id: str) 
 
 def in_words(places: Sequence[Explained]) -> list[tuple[str, str, str]]:
     """Places of a list as text: item, score, reason."""
-    return [(p.item_id, f"{p.score:.2f}", p.reason.text if p.reason else "") for p in places]
+    return [(p.item_id, f"{p.score:.2f}", p.why) for p in places]

@@ -15,14 +15,16 @@ import numpy as np
 from mode import Service
 
 from pruning import GuardDecision, Ledger, PruningError
+from stream_app.arranging import ListPolicy
 from stream_app.checkpoints import StateDir
 from stream_app.config import Settings
-from stream_app.errors import EventError, RecsError, ReleaseError, StoreError
+from stream_app.errors import ConfigError, EventError, RecsError, ReleaseError, StoreError
 from stream_app.events import Item, Tombstone, decode_item
 from stream_app.events.records import iso_time
 from stream_app.examples import ExampleBatch
 from stream_app.failpoints import failpoint
 from stream_app.learning import Learner, ranker_step
+from stream_app.list_rules import RulesFile
 from stream_app.model import FTRLClassifier
 from stream_app.online import default_agent
 from stream_app.releasing import Published, ReleaseCycle
@@ -58,7 +60,8 @@ class LearnerService(Service):
         self.files = StateDir(settings.state_dir)
         self.learner = Learner(settings.make_ranker())
         self.cycle = self._make_cycle()
-        self._shared = SharedLists(self.learner, settings.list_size)
+        self._rules = RulesFile(settings.list_rules)
+        self._shared = self._make_shared()
         self._connection = Connection.of(settings)
         self._examples = LogReader(self._connection, settings.examples_topic)
         self._items = LogReader(self._connection, settings.items_topic)
@@ -70,6 +73,11 @@ class LearnerService(Service):
         self._saved_step = -1
         self._turn = asyncio.Lock()  # held while the model is read or changed
         self.ready = False
+
+    def _make_shared(self) -> SharedLists:
+        rules = self._rules.rules
+        policy = None if rules is None else ListPolicy(self.learner.items, rules)
+        return SharedLists(self.learner, self.settings.list_size, policy)
 
     def _make_cycle(self) -> ReleaseCycle:
         s = self.settings
@@ -138,6 +146,7 @@ class LearnerService(Service):
         if now - self._last_overlay >= self.settings.overlay_interval_s:
             self._last_overlay = now
             await self._follow(0)
+            self._follow_rules()
             await self._publish_fresh()
         if now - self._last_checkpoint >= self.settings.checkpoint_interval_s:
             await asyncio.to_thread(self._checkpoint)
@@ -259,6 +268,19 @@ class LearnerService(Service):
                 continue
             self._describe(item)
 
+    def _follow_rules(self) -> None:
+        """Take over a changed file of rules, and the rules that begin or end now."""
+        policy = self._shared.policy
+        if policy is None:
+            return
+        try:
+            rules = self._rules.changed()
+            if rules is not None:
+                policy.take(rules)
+        except ConfigError as error:
+            self.log.error("%s; the rules from before stay in force", error)
+        policy.at(int(self.clock() * 1000))
+
     def _describe(self, item: Item | Tombstone) -> None:
         index = self.learner.items
         if isinstance(item, Tombstone):
@@ -268,6 +290,8 @@ class LearnerService(Service):
                 item.item_id, price=item.price, categories=item.categories, attributes=item.attributes,
                 servable=item.is_available,
             )  # fmt: skip
+        if self._shared.policy is not None:
+            self._shared.policy.observe(item)
 
     # Saving
 
@@ -291,7 +315,7 @@ class LearnerService(Service):
             return
         self.learner, extra = loaded
         self.cycle = self._make_cycle()
-        self._shared = SharedLists(self.learner, self.settings.list_size)
+        self._shared = self._make_shared()
         self._places = dict(extra["places"])  # type: ignore[call-overload]
         self._saved_step = self.learner.step
         releases = []

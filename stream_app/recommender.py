@@ -12,23 +12,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pruning.tokens import token
+from stream_app.arranging import ListPolicy
 from stream_app.candidates import clear_item
 from stream_app.events import DEFAULT_WEIGHTS, Event, Item, Tombstone, User, feedback
 from stream_app.examples import CHOSEN, DISLIKED, LIKED, SHOWN, ExampleBatch
+from stream_app.exploring import Exploration, seeds_of
 from stream_app.features import N_NUMBERS, describe
 from stream_app.item_index import ItemIndex
+from stream_app.list_making import finished, widened
+from stream_app.list_rules import ListRules
 from stream_app.retrieval import WINDOW, length_bucket
 from stream_app.scoring import (
     MOST_CANDIDATES,
     NEGATIVES,
     Feedback,
     Logged,
+    View,
     candidates_of,
     new_log,
     observe,
@@ -40,6 +45,7 @@ from stream_app.served_model import NEIGHBOURS, ServedModel
 from stream_app.user_table import UserTable
 
 _NOTHING: list[tuple[str, int, float]] = [("", CHOSEN, 0.0)]  # only moves the user's clock
+NEW_ITEMS_TURN = 1_000  # events of a partition after which other new items are explored
 LIST_GAP = 1  # lists are made for a user who comes back within a minute
 
 
@@ -79,6 +85,8 @@ class Lists(Sequence[Offered]):
         Whether the user's own history had a part in it.
     times_ms
         Time of the event after which it was made, −1 when there was none, int64 (m,).
+    notes
+        What readers are told of each place beside item and score, by list; empty when there is nothing.
 
     Examples
     --------
@@ -92,6 +100,7 @@ class Lists(Sequence[Offered]):
     scores: Sequence[list[float]] = ()
     personal: Sequence[bool] = ()
     times_ms: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    notes: Sequence[Sequence[dict[str, Any] | None]] = ()
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -173,6 +182,15 @@ class Recommender:
         Ratings from here on are positive feedback.
     items
         The item index; shared when the same process learns.
+    rules
+        Business rules of the lists, if there are any.
+    explore
+        Draw some places of the lists, and note how likely each draw was.
+
+    Attributes
+    ----------
+    policy
+        The rules at work; without any, `None`.
     """
 
     def __init__(
@@ -185,6 +203,8 @@ class Recommender:
         max_users: int = 50_000,
         max_items_per_user: int = 512,
         items: ItemIndex | None = None,
+        rules: ListRules | None = None,
+        explore: Exploration | None = None,
     ) -> None:
         self.k = k
         self.weights = weights
@@ -192,11 +212,19 @@ class Recommender:
         self.items = ItemIndex() if items is None else items
         self.users = UserTable(self.items, max_users, max_items_per_user)
         self.model = ServedModel(self.items, neighbours)
+        self.explore = explore
+        self.policy = None if rules is None else ListPolicy(self.items, rules)
 
     # What the shop says
 
     def observe_item(self, item: Item | Tombstone) -> bool:
         """Take over an item's description; returns whether the item may be shown no longer."""
+        gone = self._take_item(item)
+        if self.policy is not None:
+            self.policy.observe(item)
+        return gone
+
+    def _take_item(self, item: Item | Tombstone) -> bool:
         if isinstance(item, Tombstone):
             was = self._is_servable(item.id)
             self.items.servable[self.items.number(item.id)] = 0
@@ -333,7 +361,7 @@ class Recommender:
         """The lists of users in memory as of now; their times are those of the last events, unless given."""
         rows = self.users.rows_of(user_ids)
         last_ms = dict(zip(user_ids, self.users.users.last_ms[rows].tolist(), strict=True))
-        items, scores, counts = self.top(rows, np.full(len(rows), LIST_GAP, np.uint8), self.k)
+        items, scores, counts, notes = self._arranged(rows)
         self.users.remember_lists(rows, items)
         name = self.items.ids.__getitem__
         ends = counts.tolist()
@@ -343,6 +371,25 @@ class Recommender:
             scores=[row[:n] for row, n in zip(scores.tolist(), ends, strict=True)],
             personal=(self.users.users.length[rows] > 0).tolist(),
             times_ms=np.array([*(last_ms | dict(times_ms or {})).values()], np.int64),
+            notes=notes,
+        )
+
+    def _arranged(
+        self, rows: NDArray[np.int32]
+    ) -> tuple[
+        NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], Sequence[Sequence[dict[str, Any] | None]]
+    ]:
+        """`top` of users by row, under the rules, and what is to be noted of each place."""
+        gaps, policy, explore = np.full(len(rows), LIST_GAP, np.uint8), self.policy, self.explore
+        if policy is None and explore is None:
+            return *self.top(rows, gaps, self.k), ()
+        users, model = self.users, self.model
+        turn = int(users.offset[rows].max(initial=0)) // NEW_ITEMS_TURN
+        view = widened(model.view, self.items, policy, explore, turn)
+        head = self._top(view, rows, gaps, MOST_CANDIDATES + len(view.pool), exclude_seen=True)
+        seeds = seeds_of(users.users.tokens[rows, 0], users.offset[rows])
+        return finished(
+            head, self.k, policy, explore, count=view.stats.count, seeds=seeds, ids=self.items.ids
         )
 
     def holding(self, item_ids: Iterable[str]) -> list[str]:
@@ -354,10 +401,14 @@ class Recommender:
         self, rows: NDArray[np.int32], gaps: NDArray[np.uint8], k: int, *, exclude_seen: bool = True
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
         """Item numbers (m, k), scores (m, k) and counts (m,) of the best items of users by row."""
+        return self._top(self.model.view, rows, gaps, k, exclude_seen=exclude_seen)
+
+    def _top(
+        self, view: View, rows: NDArray[np.int32], gaps: NDArray[np.uint8], k: int, *, exclude_seen: bool
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
         items = np.full((len(rows), k), -1, np.int32)
         scores = np.zeros((len(rows), k), np.float32)
         counts = np.zeros(len(rows), np.int32)
-        view = self.model.view
         refresh(view, self.users.users, rows, gaps, exclude_seen, self.model.scratch, items, scores, counts)
         return items, scores, counts
 

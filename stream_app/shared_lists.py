@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stream_app.arranging import ListPolicy
 from stream_app.learning import Learner
 
 Pairs = list[tuple[str, float]]
@@ -20,11 +21,14 @@ class SharedLists:
         Whose counters and links they are made from.
     k
         Items per list.
+    policy
+        Rules, of which those that allow and deny hold here, too.
     """
 
-    def __init__(self, learner: Learner, k: int) -> None:
+    def __init__(self, learner: Learner, k: int, policy: ListPolicy | None = None) -> None:
         self.learner = learner
         self.k = k
+        self.policy = policy
         self._done = 0  # up to this step, lists of similar items have been made
 
     def everybody(self) -> dict[str, Pairs]:
@@ -48,7 +52,7 @@ class SharedLists:
         waiting = due[most:]
         self._done = int(touched[waiting[0]]) if len(waiting) else learner.step
         tables = learner.tables(numbers[due[:most]], self.k)
-        servable = learner.items.servable[learner.items.numbers_of_keys(tables.keys)]
+        servable = self._servable()[learner.items.numbers_of_keys(tables.keys)]
         lists = {}
         for row, near, levels, scale in zip(
             tables.rows.tolist(), tables.neighbours.tolist(), tables.scores.tolist(), tables.scale.tolist(),
@@ -65,7 +69,10 @@ class SharedLists:
     def _shown(self) -> NDArray[np.int32]:
         """Items of which something was learned and which may be shown."""
         numbers = self.learner.all_rows()
-        return numbers[self.learner.items.servable[numbers] > 0]
+        return numbers[self._servable()[numbers] > 0]
+
+    def _servable(self) -> NDArray[np.uint8]:
+        return self.learner.items.servable if self.policy is None else self.policy.servable()
 
     def _best(self, numbers: NDArray[np.int32], scores: ArrayLike) -> Pairs:
         scores = np.asarray(scores, np.float64)

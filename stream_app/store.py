@@ -99,6 +99,16 @@ def _place(item_id: str) -> str:
     return f'{{"item_id":{_encode(item_id).decode()},"score":'.replace("%", "%%") + "%.4f}"
 
 
+def _places(items: list[str], notes: Sequence[dict[str, Any] | None]) -> Iterable[str]:
+    """The templates of a list's places, with what is noted of them as further members."""
+    if not any(notes):
+        return map(_place, items)
+    return [
+        f"{_place(item)[:-1]},{_encode(note).decode()[1:].replace('%', '%%')}" if note else _place(item)
+        for item, note in zip(items, notes, strict=True)
+    ]
+
+
 def lists_json(lists: Lists, model: str, generated_at_ms: int) -> list[tuple[str, bytes]]:
     """The JSON of many lists by user, as `list_json` makes it one by one, but for zeros at the end of scores.
 
@@ -108,17 +118,18 @@ def lists_json(lists: Lists, model: str, generated_at_ms: int) -> list[tuple[str
     known = lists.times_ms >= 0
     times = np.datetime_as_string(lists.times_ms.astype("datetime64[ms]"), unit="ms")
     made = np.where(known, np.char.add(np.char.add('"', times), 'Z"'), "null").tolist()
-    columns = zip(lists.user_ids, lists.items, lists.scores, lists.personal, made, strict=True)
+    noted = lists.notes or [()] * len(lists)
+    columns = zip(lists.user_ids, lists.items, lists.scores, lists.personal, made, noted, strict=True)
     return [
         (
             user_id,
             (
                 f'{{"user_id":{_encode(user_id).decode()},{about},"event_time":{event_time},'
                 f'"strategy":"{"personal" if personal else "fallback"}",'
-                f'"items":[{",".join(map(_place, items)) % tuple(scores)}]}}'
+                f'"items":[{",".join(_places(items, notes)) % tuple(scores)}]}}'
             ).encode(),
         )
-        for user_id, items, scores, personal, event_time in columns
+        for user_id, items, scores, personal, event_time, notes in columns
     ]
 
 

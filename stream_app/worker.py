@@ -20,10 +20,12 @@ from typing import Any
 from mode import Service
 
 from stream_app.config import Settings
-from stream_app.errors import EventError, RecsError, ReleaseError, StoreError, TransportError
+from stream_app.errors import ConfigError, EventError, RecsError, ReleaseError, StoreError, TransportError
 from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
 from stream_app.events.dead_letters import Rejected
+from stream_app.exploring import Exploration
 from stream_app.failpoints import failpoint
+from stream_app.list_rules import RulesFile
 from stream_app.recommender import Lists, Outcome, Recommender
 from stream_app.release import Overlay, Release
 from stream_app.store import Store, lists_json
@@ -39,7 +41,8 @@ RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 def topics(settings: Settings) -> dict[str, tuple[int, bool]]:
     """The topics of one system: name → (partitions, compacted)."""
     n = settings.partitions
-    return {
+    exposures = {settings.exposures_topic: (n, False)} if settings.explore_places else {}
+    return exposures | {
         settings.events_topic: (n, False),
         settings.examples_topic: (n, False),
         settings.items_topic: (1, True),
@@ -84,6 +87,7 @@ class Worker(Service):
         self.metrics = Metrics() if metrics is None else metrics
         self.clock = clock
         self.store = make_store(settings)
+        self._rules = RulesFile(settings.list_rules)
         self.recommender = Recommender(
             k=settings.list_size,
             weights=settings.event_weights,
@@ -91,6 +95,10 @@ class Worker(Service):
             neighbours=settings.neighbours,
             max_users=settings.max_users_in_memory,
             max_items_per_user=settings.max_items_per_user,
+            rules=self._rules.rules,
+            explore=Exploration(settings.explore_places, settings.explore_share)
+            if settings.explore_places
+            else None,
         )
         connection = Connection.of(settings)
         self._connection = connection
@@ -127,6 +135,7 @@ class Worker(Service):
         while not (await self._items.caught_up() and await self._users.caught_up()):
             await self._follow(POLL_S)
         await self._sync()
+        self._follow_rules()
         await self._source.start()
         self.ready = True
 
@@ -168,6 +177,7 @@ class Worker(Service):
                 self._last_sync = now
                 await self._follow(0)
                 await self._try(self._sync, "reading the model")
+                self._follow_rules()
             batches = await self._source.poll(self.settings.batch_size, POLL_S)
             handled = 0
             for partition, records in batches.items():
@@ -232,7 +242,14 @@ class Worker(Service):
             messages += [
                 (self.settings.examples_topic, None, part.to_bytes(), to) for part in outcome.examples.parts()
             ]
-        return messages, self._as_json(outcome.lists), outcome
+        lists = self._as_json(outcome.lists)
+        return messages + self._exposures(lists), lists, outcome
+
+    def _exposures(self, lists: Sequence[tuple[str, bytes]]) -> list[OutMessage]:
+        """What is kept of lists while places are drawn, so that estimates are possible."""
+        if not self.settings.explore_places:
+            return []
+        return [(self.settings.exposures_topic, user_id.encode(), data, None) for user_id, data in lists]
 
     def _as_json(self, lists: Lists) -> list[tuple[str, bytes]]:
         return lists_json(lists, self.recommender.model.version, int(self.clock() * 1000))
@@ -314,10 +331,25 @@ class Worker(Service):
         if gone:
             await self._withdraw(gone)
 
-    async def _renew(self) -> None:
-        """After a new release or a rollback, make the lists of the users in memory again, some at a turn.
+    def _follow_rules(self) -> None:
+        """Take over a changed file of rules, and the rules that begin or end now."""
+        policy = self.recommender.policy
+        if policy is None:
+            return
+        try:
+            rules = self._rules.changed()
+        except ConfigError as error:
+            self.log.error("%s; the rules from before stay in force", error)
+            rules = None
+        if rules is not None:
+            policy.take(rules)
+        if policy.at(int(self.clock() * 1000)):
+            self._outdated = self.recommender.users.in_memory()
 
-        Nobody reads a list of a model that is no longer served for longer than this takes.
+    async def _renew(self) -> None:
+        """After a new release, a rollback or other rules, make the lists of the users in memory again.
+
+        Some at a turn; nobody reads a list of a model that is no longer served for longer than this takes.
         """
         users = self.recommender.users
         some, self._outdated = self._outdated[:RENEWED], self._outdated[RENEWED:]
@@ -325,6 +357,7 @@ class Worker(Service):
         if some:
             await self._settle()
             lists = self._as_json(await asyncio.to_thread(self.recommender.lists, some))
+            await self._try(lambda: self._sender.send(self._exposures(lists)), "sending exposures")
             await self._try(lambda: self.store.write(lists, []), "renewing lists")
             self.metrics.lists.inc(len(some))
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,3 +147,21 @@ async def test_a_new_release_renews_the_lists_of_users_in_memory(monkeypatch: py
     await worker.step()
     assert worker._outdated == []
     assert log.lists == ["u1", "u3"] and not [s for s in log.steps if s.startswith("write u")]
+
+
+async def test_changed_rules_renew_the_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A new version of the file is followed at the next look; a wrong one changes nothing and is said."""
+    path = tmp_path / "rules.toml"
+    path.write_text("")
+    worker, log = make_worker(monkeypatch, [batch(0, ("a", "i"), ("a", "j"))], list_rules=path)
+    log.gate.set()
+    await worker.step()
+    await worker.step()
+    path.write_text('[[rules]]\nname = "d"\naction = "deny"\nitem = "x"')
+    worker._follow_rules()
+    await worker.step()
+    assert log.lists == ["a", "a"]
+    path.write_text("diversity = -1.0")
+    worker._follow_rules()
+    policy = worker.recommender.policy
+    assert policy is not None and not policy.may_show("x") and worker._outdated == []
