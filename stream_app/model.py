@@ -21,6 +21,7 @@ continues bit for bit.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -41,6 +42,7 @@ _START = 1 << 10  # slots of an empty table
 _CLIP = 1e6  # values and gradients beyond ±1e6 are clipped: sums of squares stay far from overflow
 _MULTIPLIER = 0x9E3779B97F4A7C15  # 2⁶⁴ / golden ratio: Fibonacci hashing
 _EMPTY = np.empty(0, np.float32)
+_RECENT = 16_384  # tokens of the latest examples that are remembered
 _COUNT_BITS = 24
 _MAX_COUNT = (1 << _COUNT_BITS) - 1
 
@@ -104,6 +106,8 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         self._allocate(_START)
         self._used = 0
         self._step = 0
+        self._recent: deque[tuple[int, int, NDArray[np.uint64]]] = deque()  # steps before and after, tokens
+        self._recent_size = 0
 
     def _allocate(self, capacity: int) -> None:
         self._table = aligned(bytes(capacity * 32)).view(np.uint64).reshape(capacity, 4)
@@ -207,7 +211,15 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
             if done < n:
                 self._make_room(int(indptr[done + 1] - indptr[done]))
         self._step += n
+        self._remember(n, keys)
         return p
+
+    def _remember(self, examples: int, keys: NDArray[np.uint64]) -> None:
+        """Keep the tokens of the latest batches, so that a small overlay need not read the whole table."""
+        self._recent.append((self._step - examples, self._step, keys[: _RECENT + 1].copy()))
+        self._recent_size += min(len(keys), _RECENT + 1)
+        while self._recent_size > _RECENT:
+            self._recent_size -= len(self._recent.popleft()[2])
 
     def score_many_encoded(
         self, keys: NDArray[np.uint64], values: NDArray[np.float32], indptr: NDArray[np.int64]
@@ -259,8 +271,16 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         >>> len(model.touched_since(0)[0]), len(model.touched_since(1)[0]), len(model.touched_since(2)[0])
         (2, 1, 0)
         """
-        touched = self._table[:, 3] >> np.uint64(_COUNT_BITS) > np.uint64(max(step, 0))
-        keys = np.sort(self._table[touched, 0])
+        step = max(step, 0)
+        if self._recent and self._recent[0][0] <= step:
+            learned = [keys for _, after, keys in self._recent if after > step]
+            keys = np.unique(np.concatenate(learned)) if learned else np.zeros(0, np.uint64)
+            last = np.empty(len(keys), np.uint64)
+            _last_steps(self._table, keys, last)
+            keys = keys[last > np.uint64(step)]
+        else:
+            touched = self._table[:, 3] >> np.uint64(_COUNT_BITS) > np.uint64(step)
+            keys = np.sort(self._table[touched, 0])
         return keys, self.lookup(keys)
 
     def weight_snapshot(self) -> Snapshot:
@@ -499,3 +519,12 @@ def _lookup(table, real, hyper, keys, out):  # type: ignore[no-untyped-def]
     for i in range(len(keys)):
         slot = _find(table, keys[i])
         out[i] = _weight(real[slot, 1], real[slot, 2], hyper) if table[slot, 0] != 0 else 0.0
+
+
+@nb.njit(cache=True, nogil=True)
+def _last_steps(table, keys, out):  # type: ignore[no-untyped-def]
+    """The step that each token was last learned in, into `out` (n,); 0 for a token that is not held."""
+    for i in range(len(keys)):
+        slot = _find(table, keys[i])
+        held = table[slot, 0] != 0
+        out[i] = table[slot, 3] >> np.uint64(_COUNT_BITS) if held else np.uint64(0)

@@ -167,3 +167,18 @@ def test_the_overlay_holds_what_was_touched() -> None:
     assert set(touched.tolist()) == set(keys[indptr[450] :].tolist())
     assert (weights == model.lookup(touched)).all()
     assert model.touched_since(500)[0].size == 0
+
+
+def test_a_small_overlay_is_the_same_without_reading_the_table() -> None:
+    """The tokens of the latest batches and the whole table give the same overlay, evictions included."""
+    keys, values, indptr, y = stream(400, 9000)
+    model = FTRLClassifier(max_features=1_500)
+    for first in range(0, 400, 8):
+        a, b = indptr[first], indptr[first + 8]
+        part = indptr[first : first + 9] - a
+        model.learn_many_encoded(keys[a:b], values[a:b], part, y[first : first + 8])
+        again = FTRLClassifier.from_bytes(model.to_bytes())  # has no memory of the latest batches
+        for since in (0, first - 20, first, first + 3, first + 8):
+            ours, theirs = model.touched_since(since), again.touched_since(since)
+            assert ours[0].tolist() == theirs[0].tolist() and (ours[1] == theirs[1]).all()
+    assert len(model) <= 1_500
