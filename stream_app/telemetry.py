@@ -27,6 +27,8 @@ class Metrics:
         self.examples = counter("examples", "examples learned")
         self.repeats = counter("examples_repeated", "examples that had been learned before")
         self.releases = counter("releases", "releases loaded or published")
+        self.rebuilt = counter("events_rebuilt", "events applied again after Redis was emptied")
+        self.fenced = counter("fenced", "batches dropped because another worker had taken the partition")
         self.retries = counter("retries", "attempts repeated because Kafka or Redis did not answer")
         self.lag = Gauge("recs_lag", "messages waiting", registry=self.registry)
         self.batch = Histogram("recs_batch_seconds", "time per batch", registry=self.registry)
