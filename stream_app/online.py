@@ -154,7 +154,7 @@ class OnlineRecommender:
         candidates_of(view, history, history, MOST_CANDIDATES, scratch)
         for item in items:
             clear_item(scratch, item)
-        recall(view, users, row, scratch)
+        recall(view, users, row, users.offers[row], scratch)
         raw = np.empty((len(items), N_NUMBERS), np.float32)
         describe(items, history, view.item_tokens, view.stats, view.step, scratch, raw)
         if positions is not None:

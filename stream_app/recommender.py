@@ -422,7 +422,7 @@ class Recommender:
         history = users.items[row, : users.length[row]]
         candidates_of(view, history, history, MOST_CANDIDATES, scratch)
         clear_item(scratch, number)
-        recall(view, users, row, scratch)
+        recall(view, users, row, users.offers[row], scratch)
         best, because = 0.0, None
         for j in history[::-1][:WINDOW]:
             near = view.neighbours

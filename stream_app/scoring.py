@@ -55,6 +55,7 @@ class Users(NamedTuple):
     offers: NDArray[np.int32]  # (u,) filled places of `offered`
     request: NDArray[np.uint64]  # (u,) the request of the latest list, 0 when there is none
     listed: NDArray[np.int32]  # (u,) length of that list, the last places of `offered`
+    listed_gap: NDArray[np.uint8]  # (u,) bucket of the time between the event before it and the list
 
 
 class Feedback(NamedTuple):
@@ -307,7 +308,7 @@ def refresh(view, users, rows, gaps, exclude_seen, scratch, items_out, scores_ou
         history = users.items[u, : users.length[u]]
         seen = history if exclude_seen else history[:0]
         candidates = candidates_of(view, history, seen, MOST_CANDIDATES, scratch)
-        recall(view, users, u, scratch)
+        recall(view, users, u, users.offers[u], scratch)
         describe(candidates, history, view.item_tokens, view.stats, view.step, scratch, raw)
         score(view, candidates, raw, users.tokens[u], length_bucket(len(history)), gaps[m], scratch, scores)
         count_out[m] = top_k(candidates, scores, items_out[m], scores_out[m])
@@ -324,9 +325,8 @@ def _random(state):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def recall(view, users, u, scratch):  # type: ignore[no-untyped-def]
-    """`recall_offers` of user `u`; after `start_user`."""
-    n = users.offers[u]
+def recall(view, users, u, n, scratch):  # type: ignore[no-untyped-def]
+    """`recall_offers` of the first `n` offers to user `u`; after `start_user`."""
     if n > 0:
         recall_offers(scratch, users.offered[u, :n], users.taken[u, :n], view.item_tokens, view.stats)
 
@@ -348,6 +348,8 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
         if kinds[e] == SHOWN:
             log_item[e, : len(shown)] = shown
             log_count[e] = len(shown)
+            if requests[e] == 0 or requests[e] != users.request[u]:  # not the next part of the same list
+                users.listed_gap[u] = log.gap[e]
             _offer(users, u, shown, requests[e])
             continue
         h = min(n, WINDOW)
@@ -394,19 +396,32 @@ def _log_choice(view, users, u, i, seed, scratch, log, e):  # type: ignore[no-un
     candidates[chosen], candidates[c - 1] = candidates[c - 1], candidates[chosen]
     n = _draw(candidates[: c - 1], seed, log.item[e, 1:])
     log.count[e] = 1 + n
-    recall(view, users, u, scratch)
+    recall(view, users, u, users.offers[u], scratch)
     described = log.item[e, : log.count[e]]
     describe(described, history, view.item_tokens, view.stats, view.step, scratch, log.numbers[e])
 
 
 @nb.njit(cache=True, nogil=True)
-def _log_answer(view, users, u, answered, seed, scratch, log, e):  # type: ignore[no-untyped-def]
-    """How an item of the latest list and others of that list looked to user `u` before the choice.
+def _before_list(users, u):  # type: ignore[no-untyped-def]
+    """How many of user `u`'s items were there before the latest list: what was chosen from it came last."""
+    items, offers = users.items[u, : users.length[u]], users.offers[u]
+    listed = users.offered[u, offers - users.listed[u] : offers]
+    taken = users.taken[u, offers - users.listed[u] : offers]
+    n = len(items)
+    while n > 0 and np.any((listed == items[n - 1]) & (taken == 1)):
+        n -= 1
+    return n
 
-    Others that the user chose before are among them: the pair is then learned both ways, and what the
-    first of the two choices seemed to say against the second is taken back.
+
+@nb.njit(cache=True, nogil=True)
+def _log_answer(view, users, u, answered, seed, scratch, log, e):  # type: ignore[no-untyped-def]
+    """How an item of the latest list and others of that list looked to user `u` when the list was made.
+
+    What was chosen from the list since is out of sight, as it was when the order had to be decided. Others
+    that the user chose before are among the others: the pair is then learned both ways, and what the first
+    of the two choices seemed to say against the second is taken back.
     """
-    history = users.items[u, : users.length[u]]
+    history = users.items[u, : _before_list(users, u)]
     _gather(view, history, history, scratch)
     n, first = users.listed[u], users.offers[u] - users.listed[u]
     others = np.empty(n - 1, np.int32)
@@ -415,6 +430,7 @@ def _log_answer(view, users, u, answered, seed, scratch, log, e):  # type: ignor
     drawn = log.item[e, 1:]
     n = _draw(others, seed, drawn)
     log.kind[e], log.count[e] = TAKEN, 1 + n
+    log.length[e], log.gap[e] = len(history), users.listed_gap[u]
     position = np.empty(1 + n, np.float32)
     position[0] = answered - first
     for x in range(n):
@@ -423,7 +439,7 @@ def _log_answer(view, users, u, answered, seed, scratch, log, e):  # type: ignor
     described = log.item[e, : 1 + n]
     for x in range(1 + n):
         clear_item(scratch, described[x])
-    recall(view, users, u, scratch)
+    recall(view, users, u, first, scratch)
     describe(described, history, view.item_tokens, view.stats, view.step, scratch, log.numbers[e])
     for x in range(1 + n):
         log.numbers[e, x, POSITION] = np.log1p(position[x])

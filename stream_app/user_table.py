@@ -14,7 +14,8 @@
 and, for users who were offered something::
 
     0   request      uint64    token of the request of the latest list
-    8   listed       uint16    items of that list
+    8   listed       uint8     items of that list
+    9   listed_gap   uint8     bucket of the time between the user's event before it and the list
     10  offers       uint16    m
     12  keys         uint64 × m, the most recent last
     ..  taken        uint8 × m, 1 where the user chose the item
@@ -34,7 +35,7 @@ from stream_app.scoring import Users
 
 OFFERS = 128  # latest offers remembered per user
 _HEAD = struct.Struct("<2sHHHqq")
-_OFFERS = struct.Struct("<QHH")
+_OFFERS = struct.Struct("<QBBH")
 _MAGIC = b"U1"
 _HEADS = np.dtype(
     [
@@ -46,7 +47,7 @@ _HEADS = np.dtype(
         ("last_ms", "<i8"),
     ]
 )  # the same for many users
-_OFFERS_HEADS = np.dtype([("request", "<u8"), ("listed", "<u2"), ("offers", "<u2")])
+_OFFERS_HEADS = np.dtype([("request", "<u8"), ("listed", "u1"), ("listed_gap", "u1"), ("offers", "<u2")])
 
 
 class UserTable:
@@ -92,6 +93,7 @@ class UserTable:
             offers=np.zeros(0, np.int32),
             request=np.zeros(0, np.uint64),
             listed=np.zeros(0, np.int32),
+            listed_gap=np.zeros(0, np.uint8),
         )
 
     def __len__(self) -> int:
@@ -212,18 +214,19 @@ class UserTable:
         if m == 0:
             return b""
         keys = self.items.keys[users.offered[row, :m]]
-        head = _OFFERS.pack(int(users.request[row]), int(users.listed[row]), m)
+        head = _OFFERS.pack(int(users.request[row]), int(users.listed[row]), int(users.listed_gap[row]), m)
         return head + keys.tobytes() + users.taken[row, :m].tobytes()
 
     def _put_offers(self, row: int, packed: bytes) -> None:
         users = self.users
-        request, listed, m = _OFFERS.unpack_from(packed) if packed else (0, 0, 0)
+        request, listed, gap, m = _OFFERS.unpack_from(packed) if packed else (0, 0, 0, 0)
         keys = np.frombuffer(packed, np.uint64, m, _OFFERS.size if packed else 0)
         taken = np.frombuffer(packed, np.uint8, m, _OFFERS.size + 8 * m if packed else 0)
         m = min(m, users.offered.shape[1])
         users.offered[row, :m] = self.items.numbers_of_keys(keys[len(keys) - m :])
         users.taken[row, :m] = taken[len(taken) - m :]
         users.offers[row], users.request[row], users.listed[row] = m, request, min(listed, m)
+        users.listed_gap[row] = gap
 
     def pack_all(self, user_ids: Sequence[str]) -> list[tuple[str, bytes]]:
         """Users in memory with their states, as `pack` makes them one by one."""
@@ -233,7 +236,7 @@ class UserTable:
         heads["offset"], heads["last_ms"] = self.offset[rows], users.last_ms[rows]
         offers = np.zeros(len(rows), _OFFERS_HEADS)
         offers["request"], offers["listed"] = users.request[rows], users.listed[rows]
-        offers["offers"] = users.offers[rows]
+        offers["listed_gap"], offers["offers"] = users.listed_gap[rows], users.offers[rows]
         head, keys, best, n = heads.tobytes(), *self._flat(rows, users.items, users.best, users.length)
         more, offered, taken, m = (
             offers.tobytes(),
@@ -334,7 +337,7 @@ def _unpack(
         )
     _, partition, n, _, offset, last_ms = _HEAD.unpack_from(state)
     offers = state[_HEAD.size + 9 * n :]
-    m = _OFFERS.unpack_from(offers)[2] if len(offers) >= _OFFERS.size else 0
+    m = _OFFERS.unpack_from(offers)[3] if len(offers) >= _OFFERS.size else 0
     if len(state) < _HEAD.size + 9 * n or len(offers) != (_OFFERS.size + 9 * m if m else 0):
         raise StoreError(f"the state of user {user_id!r} is cut: delete its key to start afresh")
     keys = np.frombuffer(state, np.uint64, n, _HEAD.size)

@@ -57,6 +57,19 @@ def test_a_click_without_its_list_is_an_ordinary_choice() -> None:
     assert batch.kind.tolist() == [SHOWN, CHOSEN, CHOSEN, CHOSEN]
 
 
+def test_an_answer_is_described_as_of_its_list() -> None:
+    """What was chosen from a list since it was shown is not seen by the examples of its later answers."""
+    events = [clicked(0, "u", "z", None), shown(9_000, "u", "abcd")]
+    first = examples_of(Recommender(), [*events, clicked(9_009, "u", "b")])
+    batch = examples_of(Recommender(), [*events, clicked(9_005, "u", "a"), clicked(9_009, "u", "b")])
+    assert batch.kind.tolist() == [CHOSEN, SHOWN, TAKEN, TAKEN]
+    assert batch.length[2:].tolist() == [1, 1] and batch.gap[2:].tolist() == [3, 3]
+    described = [dict(zip(names(b, e), b.numbers[e], strict=False)) for b, e in ((first, 2), (batch, 3))]
+    assert all(np.array_equal(described[0][i], described[1][i]) for i in "abcd")
+    assert not batch.numbers[2:, :4, NUMBERS.index("offered")].any()
+    assert [batch.ids[k] for k in batch.history[3, -2:]] == ["z", "a"]  # links are learned from all of it
+
+
 def test_an_item_answers_a_list_once() -> None:
     """The second click on the same item of a list teaches nothing more."""
     batch = examples_of(Recommender(), [shown(0, "u", "ab"), clicked(1, "u", "a"), clicked(2, "u", "a")])

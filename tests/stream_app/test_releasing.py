@@ -202,6 +202,7 @@ def some_users(n_items: int) -> Users:
         last_ms=np.zeros(20, np.int64), tokens=np.zeros((20, USER_TOKENS), np.uint64),
         offered=np.zeros((20, 1), np.int32), taken=np.zeros((20, 1), np.uint8), offers=np.zeros(20, np.int32),
         request=np.zeros(20, np.uint64), listed=np.zeros(20, np.int32),
+        listed_gap=np.zeros(20, np.uint8),
     )  # fmt: skip
     for u in range(20):
         users.items[u, :u] = rng.choice(n_items, u, replace=False)

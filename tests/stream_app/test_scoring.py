@@ -51,6 +51,7 @@ def users(n: int = 2, room: int = 6) -> Users:
         offers=np.zeros(n, np.int32),
         request=np.zeros(n, np.uint64),
         listed=np.zeros(n, np.int32),
+        listed_gap=np.zeros(n, np.uint8),
     )
 
 
