@@ -71,6 +71,7 @@ class LearnerService(Service):
         self._published: Published | None = None
         self._last_overlay = self._last_checkpoint = 0.0
         self._saved_step = -1
+        self._alarms = 0  # of drift, told
         self._turn = asyncio.Lock()  # held while the model is read or changed
         self.ready = False
 
@@ -186,6 +187,7 @@ class LearnerService(Service):
         learned, decision = await asyncio.to_thread(self._learn_batch, batch)
         self.metrics.examples.inc(learned)
         self.metrics.repeats.inc(len(batch) - learned)
+        await self._tell_drift()
         if decision is not None:
             self.log.info("%s: %s", decision.verdict, decision.reason)
         active = self.cycle.active
@@ -193,6 +195,24 @@ class LearnerService(Service):
             self.files.save_release(active.version, active.data)
             await self._publish(active)
         return learned
+
+    async def _tell_drift(self) -> None:
+        """Say aloud that the model has begun to fit worse, once per alarm."""
+        drift, drifted = self.learner.drift, self.learner.drifted
+        self.metrics.loss.set(drift.mean)
+        if drift.alarms == self._alarms or drifted is None:
+            return
+        self.metrics.drift.inc(drift.alarms - self._alarms)
+        self._alarms = drift.alarms
+        step, at = drifted[0], iso_time(drifted[1])
+        self.log.warning(
+            "drift: the ranker's loss has risen for a while, at example %d, event time %s", step, at
+        )
+        alarm = {"step": step, "event_time": at, "alarms": drift.alarms, "noticed_at": self._now()}
+        try:
+            await self.store.write_alarm(alarm)
+        except StoreError as error:
+            self.log.warning("the alarm is in this log only: %s", error)
 
     def _learn_batch(self, batch: ExampleBatch) -> tuple[int, GuardDecision | None]:
         new = batch.rows(batch.offsets > self.learner.high_water.get(batch.partition, -1))
@@ -317,7 +337,7 @@ class LearnerService(Service):
         self.cycle = self._make_cycle()
         self._shared = self._make_shared()
         self._places = dict(extra["places"])  # type: ignore[call-overload]
-        self._saved_step = self.learner.step
+        self._saved_step, self._alarms = self.learner.step, self.learner.drift.alarms
         releases = []
         for name in ("active", "previous"):
             try:

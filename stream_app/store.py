@@ -504,6 +504,15 @@ class Store:
         value = await self._ask(self._redis.get(self.keys.model(version, "meta")))
         return None if value is None else msgspec.json.decode(value)
 
+    async def write_alarm(self, alarm: dict[str, Any]) -> None:
+        """Keep the last alarm of drift."""
+        await self._ask(self._redis.set(self.keys.model("drift"), _encode(alarm), ex=self._list_ttl))
+
+    async def read_alarm(self) -> dict[str, Any] | None:
+        """The last alarm of drift, None when there was none."""
+        value = await self._ask(self._redis.get(self.keys.model("drift")))
+        return None if value is None else msgspec.json.decode(value)
+
     async def _execute(self, commands: Sequence[bytes]) -> list[Any]:
         """Send packed commands in one go and return all their answers, for a quarter of a pipeline's time.
 

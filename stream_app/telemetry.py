@@ -30,6 +30,8 @@ class Metrics:
         self.rebuilt = counter("events_rebuilt", "events applied again after Redis was emptied")
         self.fenced = counter("fenced", "batches dropped because another worker had taken the partition")
         self.retries = counter("retries", "attempts repeated because Kafka or Redis did not answer")
+        self.drift = counter("drift_alarms", "times that the ranker's loss had risen for a while")
+        self.loss = Gauge("recs_loss", "mean log loss since the last drift alarm", registry=self.registry)
         self.lag = Gauge("recs_lag", "messages waiting", registry=self.registry)
         self.batch = Histogram("recs_batch_seconds", "time per batch", registry=self.registry)
 
