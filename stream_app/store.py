@@ -229,6 +229,14 @@ return 1
 """
 
 
+# Replaces a value that is still as it was read; its time to live goes on. KEYS the key; ARGV before, after.
+_REPLACE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+return 1
+"""
+
+
 def eval_command(script: str, keys: Sequence[str], arguments: Sequence[bytes]) -> bytes:
     """`EVAL` of a script in Redis' protocol.
 
@@ -410,6 +418,28 @@ class Store:
         pipe.unlink(self.keys.top(user_id), self.keys.state(user_id))
         pipe.set(place, offset, ex=self._state_ttl)
         await self._ask(pipe.execute())
+
+    async def scan_lists(self, cursor: int, most: int) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """Some lists of users and of similar items with their keys, and where to go on; 0 at the end.
+
+        Parameters
+        ----------
+        cursor
+            0 at the beginning.
+        most
+            Keys to look at, about.
+        """
+        found = await self._ask(self._redis.scan(cursor, match=f"{self.keys.namespace}:v1:*", count=most))
+        keys = [key for key in found[1] if key.endswith((b"}:top", b"}:similar"))]
+        values = await self._ask(self._redis.mget(keys)) if keys else []
+        return int(found[0]), [(k, v) for k, v in zip(keys, values, strict=True) if v is not None]
+
+    async def replace(self, changes: Sequence[tuple[bytes, bytes, bytes]]) -> int:
+        """Replace values that are still as they were, (key, before, after); returns how many were."""
+        if not changes:
+            return 0
+        commands = [eval_command(_REPLACE, [key.decode()], [old, new]) for key, old, new in changes]
+        return sum(await self._ask(self._execute(commands)))
 
     # What everybody gets
 

@@ -24,6 +24,7 @@ class Metrics:
         self.skipped = counter("events_skipped", "events that had been applied before")
         self.dead_letters = counter("dead_letters", "messages that are no valid events")
         self.lists = counter("lists", "lists written")
+        self.withdrawn = counter("lists_withdrawn", "lists in Redis that an item was taken out of")
         self.examples = counter("examples", "examples learned")
         self.repeats = counter("examples_repeated", "examples that had been learned before")
         self.releases = counter("releases", "releases loaded or published")
