@@ -106,7 +106,7 @@ def test_erased_user_is_gone_and_may_come_back(shop: Shop, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["hidden", "sold out", "tombstone"])
 def test_withdrawn_item_leaves_all_lists(shop: Shop, how: str) -> None:
-    """Hidden, sold out or deleted, it leaves the lists of users in memory and of others, and the shared ones."""
+    """Hidden, sold out or deleted, it leaves the lists of users in memory, of others, and the shared ones."""
     system = shop.system
     for user_id in shop.users[:40]:
         shop.system.send_events([(user_id.encode(), _checkout(user_id, how))])
