@@ -55,6 +55,9 @@ async def diagnose() -> list[Finding]:
             "none is published yet" if current is None else f"release {current}, {meta or 'without metadata'}"
         )
         findings.append(Finding("model", True, text))
+        alarm = await store.read_alarm()
+        text = "no alarm" if alarm is None else f"alarm {alarm['alarms']} at event time {alarm['event_time']}"
+        findings.append(Finding("drift", True, text))
     except RecsError as error:
         findings.append(Finding("redis", False, str(error)))
     finally:

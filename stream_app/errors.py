@@ -5,7 +5,10 @@
     ├── InputError             a file cannot be read: which file, which line, why
     ├── EventError             a message is not a valid event, item or user: which field, why
     ├── StoreError             Redis refused or did not answer
+    │   ├── FencedError        another process has taken over what was to be written
+    │   └── EmptiedError       Redis lost what it held: it was flushed, or started again empty
     ├── TransportError         Kafka refused or did not answer
+    │   └── OffsetError        a topic does not go on where it was read last
     ├── ReleaseError           a model release is missing, damaged or not compatible
     └── CheckpointError        a checkpoint is damaged or belongs to another stream
 
@@ -100,10 +103,22 @@ class StoreError(RecsError):
     exit_code: ClassVar[int] = 69
 
 
+class FencedError(StoreError):
+    """A partition belongs to another worker since; nothing was written."""
+
+
+class EmptiedError(StoreError):
+    """What Redis held of a partition is gone; what was to be read from it has to be rebuilt first."""
+
+
 class TransportError(RecsError):
     """Kafka refused a request or did not answer in time."""
 
     exit_code: ClassVar[int] = 69
+
+
+class OffsetError(TransportError):
+    """A topic does not go on where it was read last: messages were deleted, or it was made anew."""
 
 
 class ReleaseError(RecsError):

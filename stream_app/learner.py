@@ -33,6 +33,7 @@ from stream_app.shared_lists import SharedLists
 from stream_app.store import shared_list_json
 from stream_app.telemetry import Metrics
 from stream_app.transport import Connection, LogReader, ensure_topics
+from stream_app.withdrawal import Withdrawal
 from stream_app.worker import make_store, topics
 
 POLL_S = 0.05
@@ -62,6 +63,7 @@ class LearnerService(Service):
         self.cycle = self._make_cycle()
         self._rules = RulesFile(settings.list_rules)
         self._shared = self._make_shared()
+        self._withdrawal = Withdrawal(self.store, self._may_show)
         self._connection = Connection.of(settings)
         self._examples = LogReader(self._connection, settings.examples_topic)
         self._items = LogReader(self._connection, settings.items_topic)
@@ -71,6 +73,7 @@ class LearnerService(Service):
         self._published: Published | None = None
         self._last_overlay = self._last_checkpoint = 0.0
         self._saved_step = -1
+        self._alarms = 0  # of drift, told
         self._turn = asyncio.Lock()  # held while the model is read or changed
         self.ready = False
 
@@ -106,6 +109,7 @@ class LearnerService(Service):
             await self._follow(POLL_S)
         await self._examples.start(self._places)
         await self._publish(self.cycle.active)
+        self._withdrawal.begin()  # of what was withdrawn while nobody looked
         self._last_checkpoint = time.monotonic()
         self.ready = True
 
@@ -148,6 +152,7 @@ class LearnerService(Service):
             await self._follow(0)
             self._follow_rules()
             await self._publish_fresh()
+        await self._withdraw()
         if now - self._last_checkpoint >= self.settings.checkpoint_interval_s:
             await asyncio.to_thread(self._checkpoint)
             self._last_checkpoint = time.monotonic()
@@ -186,6 +191,7 @@ class LearnerService(Service):
         learned, decision = await asyncio.to_thread(self._learn_batch, batch)
         self.metrics.examples.inc(learned)
         self.metrics.repeats.inc(len(batch) - learned)
+        await self._tell_drift()
         if decision is not None:
             self.log.info("%s: %s", decision.verdict, decision.reason)
         active = self.cycle.active
@@ -193,6 +199,24 @@ class LearnerService(Service):
             self.files.save_release(active.version, active.data)
             await self._publish(active)
         return learned
+
+    async def _tell_drift(self) -> None:
+        """Say aloud that the model has begun to fit worse, once per alarm."""
+        drift, drifted = self.learner.drift, self.learner.drifted
+        self.metrics.loss.set(drift.mean)
+        if drift.alarms == self._alarms or drifted is None:
+            return
+        self.metrics.drift.inc(drift.alarms - self._alarms)
+        self._alarms = drift.alarms
+        step, at = drifted[0], iso_time(drifted[1])
+        self.log.warning(
+            "drift: the ranker's loss has risen for a while, at example %d, event time %s", step, at
+        )
+        alarm = {"step": step, "event_time": at, "alarms": drift.alarms, "noticed_at": self._now()}
+        try:
+            await self.store.write_alarm(alarm)
+        except StoreError as error:
+            self.log.warning("the alarm is in this log only: %s", error)
 
     def _learn_batch(self, batch: ExampleBatch) -> tuple[int, GuardDecision | None]:
         new = batch.rows(batch.offsets > self.learner.high_water.get(batch.partition, -1))
@@ -241,7 +265,9 @@ class LearnerService(Service):
         rows = rows[np.argsort(learner.stats.count[rows], kind="stable")]  # what is rare changes most
         overlay = learner.overlay(*self._sent, self.settings.neighbours, rows[:MOST_OVERLAY_ROWS])
         count = await self.store.push_overlay(active.version, overlay.to_bytes())
-        if count == 0 or count > MOST_OVERLAYS:  # Redis was emptied, or reading them all takes too long
+        if count == 0:  # Redis was emptied
+            self._shared.begin_again()
+        if count == 0 or count > MOST_OVERLAYS:  # or reading them all takes too long
             await self._publish(active)
         else:
             self._sent, self._late = upto, rows[MOST_OVERLAY_ROWS:]
@@ -279,10 +305,23 @@ class LearnerService(Service):
                 policy.take(rules)
         except ConfigError as error:
             self.log.error("%s; the rules from before stay in force", error)
-        policy.at(int(self.clock() * 1000))
+        if policy.at(int(self.clock() * 1000)):
+            self._withdrawal.begin()
+
+    def _may_show(self, item_id: str) -> bool:
+        return self._shared.may_show(item_id)
+
+    async def _withdraw(self) -> None:
+        """Take what may no longer be shown out of some of the lists in Redis."""
+        try:
+            self.metrics.withdrawn.inc(await self._withdrawal.step())
+        except StoreError as error:
+            self.log.warning("withdrawn items leave lists later: %s", error)
 
     def _describe(self, item: Item | Tombstone) -> None:
         index = self.learner.items
+        if isinstance(item, Tombstone) or not item.is_available:
+            self._withdrawal.begin()
         if isinstance(item, Tombstone):
             index.servable[index.number(item.id)] = 0
         else:
@@ -317,7 +356,7 @@ class LearnerService(Service):
         self.cycle = self._make_cycle()
         self._shared = self._make_shared()
         self._places = dict(extra["places"])  # type: ignore[call-overload]
-        self._saved_step = self.learner.step
+        self._saved_step, self._alarms = self.learner.step, self.learner.drift.alarms
         releases = []
         for name in ("active", "previous"):
             try:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 import pruning
 from pruning.envelope import seal, unseal
 from pruning.errors import PruningError
+from stream_app.drift import PageHinkley, example_losses
 from stream_app.errors import CheckpointError
 from stream_app.examples import CHOSEN, DISLIKED, SHOWN, TAKEN, ExampleBatch
 from stream_app.features import MOST_PER_PAIR, N_NUMBERS, NUMBER_TOKENS, encode_pair, field_names
@@ -150,6 +151,10 @@ class Learner:
         Examples learned so far, the clock of the trends.
     high_water
         Highest offset learned, by source partition.
+    drift
+        Watches the loss of ranked examples before they are learned; a stock River ranker does not tell it.
+    drifted
+        Step and event time (ms) of the last alarm, None before the first.
     """
 
     def __init__(self, ranker: Any = None, items: ItemIndex | None = None) -> None:
@@ -161,6 +166,8 @@ class Learner:
         self.step = 0
         self.high_water: dict[int, int] = {}
         self.user_fields: set[str] = set()
+        self.drift = PageHinkley()
+        self.drifted: tuple[int, int] | None = None
         self._room = _PairRoom()
 
     # Learning
@@ -213,11 +220,23 @@ class Learner:
         self.step += e
         if pairs:
             end = int(room.indptr[pairs])
-            learn_pairs(
+            p = learn_pairs(
                 self.ranker,
                 room.keys[:end], room.values[:end], room.indptr[: pairs + 1], room.labels[:pairs],
                 room.weight[:pairs],
             )  # fmt: skip
+            if p is not None:
+                self._watch(batch, part, p, room.labels[:pairs])
+
+    def _watch(
+        self, batch: ExampleBatch, part: slice, p: NDArray[np.float64], labels: NDArray[np.float32]
+    ) -> None:
+        """Tell the drift alarm what was predicted, `p`, of the pairs with these `labels`."""
+        ranked = np.flatnonzero(batch.is_ranked[part])
+        losses = example_losses(p, labels, batch.count[part][ranked].astype(np.int64) - 1)
+        for at in self.drift.update(losses):
+            self.drifted = (self.step - len(batch.length[part]) + int(ranked[at]) + 1,
+                            int(batch.times_ms[part][ranked[at]]))  # fmt: skip
 
     def make_room(self) -> None:
         """Give every item of the index a row in the tables."""
@@ -343,6 +362,7 @@ class Learner:
             "step": self.step, "ids": self.items.ids, "extra": extra or {},
             "high_water": sorted(self.high_water.items()),
             "item_fields": sorted(self.items.fields), "user_fields": sorted(self.user_fields),
+            "drift": self.drift.state(), "drifted": self.drifted,
         }  # fmt: skip
         return seal(_MAGIC, _FORMAT, meta, arrays)
 
@@ -369,6 +389,9 @@ class Learner:
         learner.items.fields.update(meta["item_fields"])
         learner.user_fields.update(meta["user_fields"])
         learner.high_water = {int(p): int(o) for p, o in meta["high_water"]}
+        if "drift" in meta:  # older checkpoints have none
+            learner.drift = PageHinkley.restored(meta["drift"])
+            learner.drifted = None if meta["drifted"] is None else tuple(meta["drifted"])
         learner.make_room()
         return learner, meta["extra"]
 
@@ -409,21 +432,26 @@ def learn_pairs(
     indptr: NDArray[np.int64],
     labels: NDArray[np.float32],
     weight: NDArray[np.float32],
-) -> None:
+) -> NDArray[np.float64] | None:
     """Teach a classifier encoded pairs: in one call where it can, else with `learn_one` per pair.
 
     A River classifier sees tokens (integers) as feature names. Pair weights are passed on where its
     `learn_one` takes them as `w`.
+
+    Returns
+    -------
+    The probability of each pair before it was learned, where the classifier tells it.
     """
     if isinstance(ranker, EncodedClassifier):
-        ranker.learn_many_encoded(keys, values, indptr, labels, weight)
-        return
+        found: NDArray[np.float64] | None = ranker.learn_many_encoded(keys, values, indptr, labels, weight)
+        return found
     weighted = "w" in inspect.signature(ranker.learn_one).parameters
     for (x, y), w in zip(river_pairs(keys, values, indptr, labels), weight.tolist(), strict=True):
         if weighted:
             ranker.learn_one(x, y, w=w)
         else:
             ranker.learn_one(x, y)
+    return None
 
 
 def river_pairs(

@@ -66,6 +66,17 @@ class SharedLists:
         lists.pop("", None)  # of an item whose id is not known
         return lists
 
+    def begin_again(self) -> None:
+        """Make the lists of all items again, some at a time: Redis was emptied."""
+        self._done = 0
+
+    def may_show(self, item_id: str) -> bool:
+        """Whether shop and rules let an item be shown; what nobody has described may be."""
+        number = self.learner.items.find(item_id)
+        if number is not None and not self.learner.items.servable[number]:
+            return False
+        return self.policy is None or self.policy.may_show(item_id)
+
     def _shown(self) -> NDArray[np.int32]:
         """Items of which something was learned and which may be shown."""
         numbers = self.learner.all_rows()

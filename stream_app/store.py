@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
-from stream_app.errors import ConfigError, StoreError
+from stream_app.errors import ConfigError, EmptiedError, FencedError, StoreError
 from stream_app.events.records import iso_time
 from stream_app.recommender import Lists, Offered
 
@@ -61,6 +61,18 @@ class Keys:
     def state(self, user_id: str) -> str:
         """What the recommender remembers of a user."""
         return f"{self.namespace}:v1:user:{{{escape(user_id)}}}:state"
+
+    def fence(self, partition: int) -> str:
+        """Who may write what belongs to a partition of `events`."""
+        return f"{self.namespace}:v1:partition:{partition}:fence"
+
+    def rebuild(self, partition: int) -> str:
+        """The mark that the states of a partition's users have to be rebuilt."""
+        return f"{self.namespace}:v1:partition:{partition}:rebuild"
+
+    def place(self, partition: int) -> str:
+        """The last offset of a partition whose effect is in Redis."""
+        return f"{self.namespace}:v1:partition:{partition}:place"
 
     def erased(self, partition: int) -> str:
         """The last tombstone of a partition of `users` that was carried out."""
@@ -155,6 +167,86 @@ def set_command(key: str, value: bytes, ttl_s: int) -> bytes:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Fence:
+    """The right to write what belongs to a partition of `events`, until somebody else claims it.
+
+    Attributes
+    ----------
+    token
+        Grows with every claim; a write with a smaller one than the last is refused.
+    """
+
+    partition: int
+    token: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a claim brought.
+
+    Attributes
+    ----------
+    lost
+        Whether the states of the partition's users have to be rebuilt.
+    place
+        The last offset whose effect is in Redis, None where that is not known.
+    """
+
+    fence: Fence
+    lost: bool
+    place: int | None
+
+
+# Claims a fence: the time in microseconds, more than any token before. Where there was no fence, Redis is new
+# or was emptied, and what it should hold of the partition has to be rebuilt; a mark says so until it is done.
+# KEYS fence, mark, place; ARGV time to live. Returns token, whether the mark is there, and the place.
+_CLAIM = """
+local held, now = redis.call('GET', KEYS[1]), redis.call('TIME')
+local token = now[1] * 1000000 + now[2]
+if held and tonumber(held) >= token then token = tonumber(held) + 1 end
+redis.call('SET', KEYS[1], string.format('%.0f', token), 'EX', ARGV[1])
+if not held then redis.call('SET', KEYS[2], '1', 'EX', ARGV[1]) end
+return {string.format('%.0f', token), redis.call('EXISTS', KEYS[2]), redis.call('GET', KEYS[3])}
+"""
+
+# Writes lists and states of a partition's users: all, or none when another worker has claimed the partition.
+# KEYS fence, mark, place, then those of lists, then of states; ARGV token, times to live of lists and of
+# states, number of lists, the place or nothing, then the values. One command with one answer costs the client
+# less than a SET for each.
+_WRITE = """
+local held = redis.call('GET', KEYS[1])
+if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
+if not held then redis.call('SET', KEYS[2], '1', 'EX', ARGV[3]) end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
+if ARGV[5] ~= '' then redis.call('SET', KEYS[3], ARGV[5], 'EX', ARGV[3]) end
+local ttl, lists = ARGV[2], tonumber(ARGV[4]) + 3
+for i = 4, #KEYS do
+  if i > lists then ttl = ARGV[3] end
+  redis.call('SET', KEYS[i], ARGV[i + 2], 'EX', ttl)
+end
+return 1
+"""
+
+
+# Replaces a value that is still as it was read; its time to live goes on. KEYS the key; ARGV before, after.
+_REPLACE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+return 1
+"""
+
+
+def eval_command(script: str, keys: Sequence[str], arguments: Sequence[bytes]) -> bytes:
+    """`EVAL` of a script in Redis' protocol.
+
+    >>> eval_command("return 1", ["k"], [b"a"])
+    b'*5\\r\\n$4\\r\\nEVAL\\r\\n$8\\r\\nreturn 1\\r\\n$1\\r\\n1\\r\\n$1\\r\\nk\\r\\n$1\\r\\na\\r\\n'
+    """
+    parts = [b"EVAL", script.encode(), b"%d" % len(keys), *(key.encode() for key in keys), *arguments]
+    return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(p), p) for p in parts])
+
+
 class Store:
     """Reads and writes the keys of one namespace.
 
@@ -211,24 +303,94 @@ class Store:
 
     # Users
 
-    async def load_states(self, user_ids: Sequence[str]) -> list[bytes | None]:
-        """The packed states of users, None for new ones."""
+    async def claim(self, partition: int) -> Claim:
+        """Become the only one who writes what belongs to a partition: fences from before lose their worth."""
+        keys = self._partition_keys(partition)
+        token, marked, place = await self._ask(self._redis.eval(_CLAIM, 3, *keys, str(self._state_ttl)))
+        return Claim(Fence(partition, int(token)), bool(marked), None if place is None else int(place))
+
+    def _partition_keys(self, partition: int) -> list[str]:
+        return [self.keys.fence(partition), self.keys.rebuild(partition), self.keys.place(partition)]
+
+    async def emptied(self, fences: Sequence[Fence]) -> dict[int, bool]:
+        """The partitions of some fences that have to be rebuilt, and whether Redis lost the very fence."""
+        if not fences:
+            return {}
+        keys = [k for f in fences for k in (self.keys.fence(f.partition), self.keys.rebuild(f.partition))]
+        found = await self._ask(self._redis.mget(keys))
+        rows = zip(fences, found[::2], found[1::2], strict=True)
+        return {f.partition: held is None for f, held, mark in rows if held is None or mark is not None}
+
+    async def rebuilt(self, fence: Fence) -> None:
+        """Remove the mark of a partition whose states are complete again."""
+        await self._ask(self._redis.unlink(self.keys.rebuild(fence.partition)))
+
+    async def load_states(self, user_ids: Sequence[str], fence: Fence | None = None) -> list[bytes | None]:
+        """The packed states of users, None for new ones.
+
+        Raises
+        ------
+        EmptiedError
+            If Redis lost `fence`: who has no state then may have had one.
+        """
         if not user_ids:
             return []
-        states: list[bytes | None] = await self._ask(self._redis.mget([*map(self.keys.state, user_ids)]))
+        keys = [*map(self.keys.state, user_ids)]
+        if fence is None:
+            states: list[bytes | None] = await self._ask(self._redis.mget(keys))
+            return states
+        held, *states = await self._ask(self._redis.mget([self.keys.fence(fence.partition), *keys]))
+        if held is None:
+            raise EmptiedError(f"Redis at {self._where} was emptied")
         return states
 
-    async def write(self, lists: Iterable[tuple[str, bytes]], states: Iterable[tuple[str, bytes]]) -> None:
+    async def write(
+        self,
+        lists: Iterable[tuple[str, bytes]],
+        states: Iterable[tuple[str, bytes]],
+        fence: Fence | None = None,
+        place: int | None = None,
+    ) -> None:
         """Write users' lists, then their states, in one round trip.
 
         A state says which event was applied last. It is written after the list, so that a cut in between
-        makes the event be applied again, not be lost.
+        makes the event be applied again, not be lost. With a fence, all is written or nothing.
+
+        Parameters
+        ----------
+        place
+            The last offset of the fence's partition whose effect this is.
+
+        Raises
+        ------
+        FencedError
+            If somebody else has claimed the partition since.
         """
         top, state = self.keys.top, self.keys.state
+        if fence is not None:
+            await self._write_fenced([*lists], [*states], fence, b"" if place is None else b"%d" % place)
+            return
         commands = [set_command(top(user_id), value, self._list_ttl) for user_id, value in lists]
         commands += [set_command(state(user_id), value, self._state_ttl) for user_id, value in states]
         if commands:
             await self._ask(self._execute(commands))
+
+    async def _write_fenced(
+        self,
+        lists: Sequence[tuple[str, bytes]],
+        states: Sequence[tuple[str, bytes]],
+        fence: Fence,
+        place: bytes,
+    ) -> None:
+        keys = self._partition_keys(fence.partition)
+        keys += [self.keys.top(user_id) for user_id, _ in lists]
+        keys += [self.keys.state(user_id) for user_id, _ in states]
+        arguments = [b"%d" % n for n in (fence.token, self._list_ttl, self._state_ttl, len(lists))]
+        arguments.append(place)
+        arguments += [value for _, value in lists] + [value for _, value in states]
+        [written] = await self._ask(self._execute([eval_command(_WRITE, keys, arguments)]))
+        if not written:
+            raise FencedError(f"partition {fence.partition} belongs to another worker since")
 
     async def read_list(self, user_id: str) -> dict[str, Any] | None:
         """A user's list, None when there is none."""
@@ -256,6 +418,28 @@ class Store:
         pipe.unlink(self.keys.top(user_id), self.keys.state(user_id))
         pipe.set(place, offset, ex=self._state_ttl)
         await self._ask(pipe.execute())
+
+    async def scan_lists(self, cursor: int, most: int) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """Some lists of users and of similar items with their keys, and where to go on; 0 at the end.
+
+        Parameters
+        ----------
+        cursor
+            0 at the beginning.
+        most
+            Keys to look at, about.
+        """
+        found = await self._ask(self._redis.scan(cursor, match=f"{self.keys.namespace}:v1:*", count=most))
+        keys = [key for key in found[1] if key.endswith((b"}:top", b"}:similar"))]
+        values = await self._ask(self._redis.mget(keys)) if keys else []
+        return int(found[0]), [(k, v) for k, v in zip(keys, values, strict=True) if v is not None]
+
+    async def replace(self, changes: Sequence[tuple[bytes, bytes, bytes]]) -> int:
+        """Replace values that are still as they were, (key, before, after); returns how many were."""
+        if not changes:
+            return 0
+        commands = [eval_command(_REPLACE, [key.decode()], [old, new]) for key, old, new in changes]
+        return sum(await self._ask(self._execute(commands)))
 
     # What everybody gets
 
@@ -350,20 +534,29 @@ class Store:
         value = await self._ask(self._redis.get(self.keys.model(version, "meta")))
         return None if value is None else msgspec.json.decode(value)
 
-    async def _execute(self, commands: Sequence[bytes]) -> None:
-        """Send packed commands in one go and read all their answers, for a quarter of a pipeline's time.
+    async def write_alarm(self, alarm: dict[str, Any]) -> None:
+        """Keep the last alarm of drift."""
+        await self._ask(self._redis.set(self.keys.model("drift"), _encode(alarm), ex=self._list_ttl))
+
+    async def read_alarm(self) -> dict[str, Any] | None:
+        """The last alarm of drift, None when there was none."""
+        value = await self._ask(self._redis.get(self.keys.model("drift")))
+        return None if value is None else msgspec.json.decode(value)
+
+    async def _execute(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send packed commands in one go and return all their answers, for a quarter of a pipeline's time.
 
         The first error is raised when all answers are in, so that the connection can be used again.
         """
         pool: Any = self._redis.connection_pool
         connection = await pool.get_connection()
-        errors = []
+        answers, errors = [], []
         try:
             async with asyncio.timeout(self._timeout_s):
                 await connection.send_packed_command([b"".join(commands)])
                 for _ in commands:
                     try:
-                        await connection.read_response(timeout=math.inf)  # bounded above, once for all
+                        answers.append(await connection.read_response(timeout=math.inf))  # bounded above
                     except ResponseError as error:
                         errors.append(error)
         except BaseException:
@@ -373,6 +566,7 @@ class Store:
             await pool.release(connection)
         if errors:
             raise errors[0]
+        return answers
 
     async def _ask(self, answer: Awaitable[Any]) -> Any:
         try:

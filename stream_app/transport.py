@@ -120,11 +120,21 @@ async def list_topics(connection: Connection) -> dict[str, int]:
         await admin.close()
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """The first offset of a partition, the one behind its last, and the group's committed one, if any."""
+
+    begin: int
+    end: int
+    committed: int | None
+
+
 class EventSource:
     """The partitions of one topic that belong to this member of a group.
 
     Offsets are committed only when the caller says so (`commit`), after the effects of their messages are
-    durable. When partitions are taken away, `on_revoked` runs first and may still finish and commit.
+    durable. When partitions are taken away, `on_revoked` runs first and may still finish and commit;
+    `on_assigned` hears of those that come.
     """
 
     def __init__(
@@ -136,6 +146,7 @@ class EventSource:
         instance: str = "",
         session_timeout_s: float = 30.0,
         on_revoked: Callable[[set[int]], Awaitable[None]] | None = None,
+        on_assigned: Callable[[set[int]], None] | None = None,
     ) -> None:
         self._connection = connection
         self._topic = topic
@@ -151,7 +162,7 @@ class EventSource:
             "heartbeat_interval_ms": int(session_timeout_s * 1000 / 10),
             "max_poll_interval_ms": 300_000,
         }
-        self._on_revoked = on_revoked
+        self._on_revoked, self._on_assigned = on_revoked, on_assigned
 
     async def start(self) -> None:
         """Join the group."""
@@ -164,7 +175,8 @@ class EventSource:
                     await source._on_revoked(partitions)
 
             async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-                return None
+                if source._on_assigned is not None:
+                    source._on_assigned({p.partition for p in assigned})
 
         self._consumer = aiokafka.AIOKafkaConsumer(**self._connection.arguments(), **self._arguments)
         await self._connection.begin(self._consumer, f"reading topic {self._topic}")
@@ -200,6 +212,25 @@ class EventSource:
         positions = {TopicPartition(self._topic, p): o for p, o in offsets.items() if p in ours}
         if positions:
             await self._connection.ask(self._consumer.commit(positions), "committing offsets")
+
+    async def bounds(self, partition: int) -> Bounds:
+        """What a partition holds, and how far the group has read it."""
+        at = TopicPartition(self._topic, partition)
+        what = f"reading offsets of {self._topic}"
+        begin = await self._connection.ask(self._consumer.beginning_offsets([at]), what)
+        end = await self._connection.ask(self._consumer.end_offsets([at]), what)
+        return Bounds(begin[at], end[at], await self._connection.ask(self._consumer.committed(at), what))
+
+    async def position(self, partition: int) -> int:
+        """The offset of the next message that `poll` returns of an assigned partition."""
+        at = TopicPartition(self._topic, partition)
+        return int(await self._connection.ask(self._consumer.position(at), "reading a position"))
+
+    def rewind(self, partition: int, offset: int) -> None:
+        """Read a partition from an offset on, if it is still ours."""
+        at = TopicPartition(self._topic, partition)
+        if at in self._consumer.assignment():
+            self._consumer.seek(at, offset)
 
     def assigned(self) -> set[int]:
         """The partitions that belong to this member now."""

@@ -286,6 +286,17 @@ class UserTable:
         for user_id in [u for u, row in self._rows.items() if int(self.partition[row]) in gone]:
             self._free.append(self._rows.pop(user_id))
 
+    def of_partition(self, partition: int) -> list[str]:
+        """Users in memory whose events come from a partition."""
+        return [u for u, row in self._rows.items() if int(self.partition[row]) == partition]
+
+    def by_partition(self, user_ids: Iterable[str]) -> dict[int, list[str]]:
+        """Users in memory by the partition that their events come from."""
+        found: dict[int, list[str]] = {}
+        for user_id in user_ids:
+            found.setdefault(int(self.partition[self._rows[user_id]]), []).append(user_id)
+        return found
+
     def in_memory(self) -> list[str]:
         """Ids of the users in memory, the least recently used first."""
         return list(self._rows)

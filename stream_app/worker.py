@@ -15,17 +15,28 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from mode import Service
 
 from stream_app.config import Settings
-from stream_app.errors import ConfigError, EventError, RecsError, ReleaseError, StoreError, TransportError
+from stream_app.errors import (
+    ConfigError,
+    EmptiedError,
+    EventError,
+    FencedError,
+    OffsetError,
+    RecsError,
+    ReleaseError,
+    StoreError,
+    TransportError,
+)
 from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
 from stream_app.events.dead_letters import Rejected
 from stream_app.exploring import Exploration
 from stream_app.failpoints import failpoint
 from stream_app.list_rules import RulesFile
+from stream_app.ownership import Held, Ownership
 from stream_app.recommender import Lists, Outcome, Recommender
 from stream_app.release import Overlay, Release
 from stream_app.store import Store, lists_json
@@ -35,6 +46,7 @@ from stream_app.transport import Connection, EventSource, LogReader, OutMessage,
 POLL_S = 0.1
 COMMIT_S = 0.25
 RENEWED = 1_000  # lists made again per turn after a new release
+T = TypeVar("T")
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -109,7 +121,11 @@ class Worker(Service):
             instance=settings.instance,
             session_timeout_s=settings.session_timeout_s,
             on_revoked=self._leave_partitions,
+            on_assigned=self._note_assigned,
         )
+        self._ownership = Ownership(self.store, self._source, settings.events_topic)
+        self._lost: set[int] = set()  # partitions that were taken from us, their users still in memory
+        self._erased: dict[str, int] = {}  # user → time of the tombstone, milliseconds
         self._items = LogReader(connection, settings.items_topic)
         self._users = LogReader(connection, settings.users_topic)
         self._sender = Sender(connection)
@@ -178,11 +194,14 @@ class Worker(Service):
                 await self._follow(0)
                 await self._try(self._sync, "reading the model")
                 self._follow_rules()
+                await self._look_for_a_flush()
+            await self._take_partitions()
             batches = await self._source.poll(self.settings.batch_size, POLL_S)
             handled = 0
             for partition, records in batches.items():
                 await self._handle(partition, records)
                 handled += len(records)
+            await self._end_rebuilds()
             if not handled:
                 await self._settle()
             await self._renew()
@@ -198,27 +217,68 @@ class Worker(Service):
     # One batch
 
     async def _handle(self, partition: int, records: Sequence[Message]) -> None:
+        held = self._ownership.held(partition)
+        if held is None:  # not ours yet, or not any more
+            self._source.rewind(partition, records[0].offset)
+            return
+        old = [r for r in records if r.offset < held.muted_until]
+        for part, muted in ((old, True), (records[len(old) :], False)):
+            if part and not await self._apply(partition, held, part, muted=muted):
+                return
+
+    async def _apply(
+        self, partition: int, held: Held, records: Sequence[Message], *, muted: bool = False
+    ) -> bool:
+        """Apply a batch, and let it take effect while the next one is computed; muted, for its states only.
+
+        Returns
+        -------
+        False when that cannot be: Redis turned out to be empty, or the partition belongs to another worker.
+        """
         began = time.perf_counter()
         offsets, events, rejected = self._decode(records)
-        await self._load(events)
+        if muted:  # dead letters were sent, and who was erased since stays erased
+            sent_ms = {r.offset: r.timestamp for r in records}
+            erased_ms = [self._erased.get(event.user_id, -1) for event in events]
+            kept = [x for x, offset in enumerate(offsets) if sent_ms[offset] > erased_ms[x]]
+            offsets, events, rejected = [offsets[x] for x in kept], [events[x] for x in kept], []
+        try:
+            await self._load(events, held)
+        except EmptiedError:
+            await self._rebuild(partition, records[0].offset)
+            return False
         work = asyncio.to_thread(self._compute, partition, offsets, events, rejected)
         messages, lists, outcome = await work
         failpoint("worker.after_apply")
         await self._settle()
+        if self._ownership.held(partition) is not held:
+            return False
 
         async def take_effect() -> None:
-            await self._try(lambda: self._sender.send(messages), "sending examples")
+            if not muted:
+                await self._try(lambda: self._sender.send(messages), "sending examples")
             failpoint("worker.after_send")
-            await self._try(lambda: self.store.write(lists, outcome.states), "writing lists")
+            place = records[-1].offset
+            try:
+                await self._try(
+                    lambda: self.store.write(lists, outcome.states, held.fence, place), "writing lists"
+                )
+            except FencedError as error:
+                self._lose(partition, error)
+                return
             failpoint("worker.after_write")
+            self.metrics.lists.inc(len(outcome.lists))
+            if muted:
+                self.metrics.rebuilt.inc(outcome.applied)
+                return
             self._done[partition] = records[-1].offset + 1
             self.metrics.events.inc(outcome.applied)
             self.metrics.skipped.inc(outcome.skipped)
             self.metrics.dead_letters.inc(len(rejected))
-            self.metrics.lists.inc(len(outcome.lists))
             self.metrics.batch.observe(time.perf_counter() - began)
 
         self._effect = asyncio.create_task(take_effect())
+        return True
 
     async def _settle(self) -> None:
         """Wait until the last batch has taken effect.
@@ -229,6 +289,9 @@ class Worker(Service):
         effect, self._effect = self._effect, None
         if effect is not None:
             await effect
+        if self._lost:  # not before: the next batch may have been under way with these users
+            self.recommender.users.forget_partitions(self._lost)
+            self._lost.clear()
 
     def _compute(
         self, partition: int, offsets: list[int], events: list[Event], rejected: list[Rejected]
@@ -269,15 +332,10 @@ class Worker(Service):
                 )
         return offsets, events, rejected
 
-    async def _load(self, events: Sequence[Event]) -> None:
+    async def _load(self, events: Sequence[Event], held: Held) -> None:
         users = self.recommender.users
         missing = self.recommender.missing(events)
-        states: list[bytes | None] = []
-
-        async def read() -> None:
-            states[:] = await self.store.load_states(missing)
-
-        await self._try(read, "loading users")
+        states = await self._try(lambda: self.store.load_states(missing, held.fence), "loading users")
         for user_id, state in zip(missing, states, strict=True):
             try:
                 users.load(user_id, state)
@@ -302,7 +360,86 @@ class Worker(Service):
         async with self._batch:
             await self._settle()
             await self._commit()
+            self._ownership.left(partitions)
             self.recommender.users.forget_partitions(partitions)
+
+    # Partitions
+
+    def _note_assigned(self, partitions: set[int]) -> None:
+        self._ownership.assigned(partitions)
+
+    async def _take_partitions(self) -> None:
+        """Make the partitions ours that Kafka gave us."""
+        waiting = self._ownership.waiting()
+        if waiting:
+            await self._settle()
+        for partition in waiting:
+            bounds = await self._try(partial(self._ownership.bounds, partition), "reading offsets")
+            held = await self._try(partial(self._ownership.take, partition, bounds), "claiming a partition")
+            if held.muted_until:
+                self._say_rebuild(partition, held.muted_until)
+
+    async def _look_for_a_flush(self) -> None:
+        """Begin to rebuild the partitions of which Redis lost what it held."""
+        for partition in await self._try(self._ownership.emptied, "looking for fences"):
+            if partition in self._source.assigned():
+                await self._rebuild(partition, await self._source.position(partition))
+
+    async def _rebuild(self, partition: int, until: int) -> None:
+        """Redis is empty: write what is in memory, and apply again the events before offset `until`."""
+        held = self._ownership.held(partition)
+        if held is None:
+            return
+        await self._settle()
+        held.muted_until = max(held.muted_until, until)
+        self._say_rebuild(partition, held.muted_until)
+        users = self.recommender.users.of_partition(partition)
+        await self._write(partition, users, with_states=True)
+        bounds = await self._try(partial(self._ownership.bounds, partition), "reading offsets")
+        self._source.rewind(partition, bounds.begin)
+
+    async def _end_rebuilds(self) -> None:
+        """Tell Redis of partitions whose states are complete again."""
+        for partition, held in self._ownership.all_held().items():
+            if held.muted_until and partition in self._source.assigned():
+                if await self._source.position(partition) < held.muted_until:
+                    continue
+                await self._settle()
+                await self._try(partial(self.store.rebuilt, held.fence), "ending a rebuild")
+                held.muted_until = 0
+                self.log.info("partition %d is rebuilt", partition)
+
+    def _say_rebuild(self, partition: int, until: int) -> None:
+        self.log.warning(
+            "Redis lost the users of partition %d: rebuilt from events before %d",
+            partition,
+            until,
+        )
+
+    def _lose(self, partition: int, error: FencedError) -> None:
+        """Another worker took a partition while we were away: what we know of it is worth nothing."""
+        self.log.warning("%s; what was to be written is dropped", error)
+        self.metrics.fenced.inc()
+        self._done.pop(partition, None)
+        self._ownership.left({partition})
+        self._lost.add(partition)
+
+    async def _write(self, partition: int, user_ids: Sequence[str], *, with_states: bool = False) -> None:
+        """Make the lists of users in memory again, all of one partition, and write them."""
+        held = self._ownership.held(partition)
+        for start in range(0, max(1, len(user_ids)), RENEWED):  # at least once: that puts the fence back
+            some = user_ids[start : start + RENEWED]
+            if held is None:
+                return
+            lists = self._as_json(await asyncio.to_thread(self.recommender.lists, some))
+            states = self.recommender.users.pack_all(some) if with_states else []
+            await self._try(lambda: self._sender.send(self._exposures(lists)), "sending exposures")  # noqa: B023
+            try:
+                await self._try(lambda: self.store.write(lists, states, held.fence), "writing lists")  # noqa: B023
+            except FencedError as error:
+                self._lose(partition, error)
+                return
+            self.metrics.lists.inc(len(some))
 
     # What changes beside events
 
@@ -325,6 +462,7 @@ class Worker(Service):
                 continue
             self.recommender.observe_user(user)
             if isinstance(user, Tombstone):
+                self._erased[user.id] = r.timestamp
                 await self._settle()
                 erase = partial(self.store.erase_user, user.id, r.partition, r.offset)
                 await self._try(erase, "erasing a user")
@@ -351,24 +489,20 @@ class Worker(Service):
 
         Some at a turn; nobody reads a list of a model that is no longer served for longer than this takes.
         """
-        users = self.recommender.users
         some, self._outdated = self._outdated[:RENEWED], self._outdated[RENEWED:]
-        some = [user_id for user_id in some if user_id in users]
         if some:
-            await self._settle()
-            lists = self._as_json(await asyncio.to_thread(self.recommender.lists, some))
-            await self._try(lambda: self._sender.send(self._exposures(lists)), "sending exposures")
-            await self._try(lambda: self.store.write(lists, []), "renewing lists")
-            self.metrics.lists.inc(len(some))
+            await self._remake(some)
+
+    async def _remake(self, user_ids: Sequence[str]) -> None:
+        """Make the lists of users again, as far as they are in memory."""
+        users = self.recommender.users
+        await self._settle()
+        for partition, some in users.by_partition([u for u in user_ids if u in users]).items():
+            await self._write(partition, some)
 
     async def _withdraw(self, gone: set[str]) -> None:
         """Make the lists again in which an item stands that may no longer be shown."""
-        recommender = self.recommender
-        affected = recommender.holding(gone)
-        if affected:
-            await self._settle()
-            lists = self._as_json(recommender.lists(affected))
-            await self._try(lambda: self.store.write(lists, []), "withdrawing items")
+        await self._remake(self.recommender.holding(gone))
 
     async def _sync(self) -> None:
         """Load the current release and the overlays that came since the last look."""
@@ -395,12 +529,14 @@ class Worker(Service):
         except ReleaseError as error:
             self.log.error("release %s is refused, %s is served on: %s", version, model.version, error)
 
-    async def _try(self, action: Callable[[], Awaitable[None]], what: str) -> None:
+    async def _try(self, action: Callable[[], Awaitable[T]], what: str) -> T:
         """Do something that can be done twice, until it works: nothing is lost while a server is away."""
         attempt = 0
         while True:
             try:
                 return await action()
+            except (FencedError, EmptiedError, OffsetError):
+                raise  # doing it again does not help
             except RecsError as error:
                 if self.should_stop:
                     raise

@@ -14,6 +14,8 @@ from aiokafka.structs import ConsumerRecord
 
 from stream_app.config import Settings
 from stream_app.events import Event, encode_event
+from stream_app.ownership import Held
+from stream_app.store import Fence
 from stream_app.worker import Worker
 
 
@@ -56,11 +58,11 @@ class Store:
     log: Log
     states: dict[str, bytes] = field(default_factory=dict)
 
-    async def load_states(self, user_ids: Sequence[str]) -> list[bytes | None]:
+    async def load_states(self, user_ids: Sequence[str], fence: Fence) -> list[bytes | None]:
         self.log.steps.append(f"load {','.join(user_ids)}")
         return [self.states.get(user_id) for user_id in user_ids]
 
-    async def write(self, lists: Iterable[Any], states: Iterable[tuple[str, bytes]]) -> None:
+    async def write(self, lists: Iterable[Any], states: Iterable[tuple[str, bytes]], *fence: Any) -> None:
         states = dict(states)
         self.log.lists += [user_id for user_id, _ in lists]
         self.log.steps.append(f"write {','.join(states)}")
@@ -91,6 +93,7 @@ def make_worker(monkeypatch: pytest.MonkeyPatch, batches: list[Any], **settings:
     monkeypatch.setattr("stream_app.worker.COMMIT_S", 0.0)
     for name, edge in {"_source": Source(batches, log), "_sender": Sender(log), "store": Store(log)}.items():
         monkeypatch.setattr(worker, name, edge)
+    worker._ownership._held[0] = Held(Fence(0, 1))
     return worker, log
 
 
@@ -124,7 +127,7 @@ async def test_an_effect_that_fails_ends_the_worker(monkeypatch: pytest.MonkeyPa
     """An error nobody expected surfaces in the next turn; nothing of the batch is committed."""
     worker, log = make_worker(monkeypatch, [batch(0, ("a", "i"))])
 
-    async def write(lists: Any, states: Any) -> None:
+    async def write(*arguments: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(worker.store, "write", write)
