@@ -17,7 +17,7 @@ DRAWING = {"plot", "plot_history"}
 
 def test_the_tables_are_those_of_the_kept_results() -> None:
     """The tables of the page are what the benchmark writes for the results file beside it."""
-    prune = pytest.importorskip("benchmarks.prune", reason="the benchmark needs the whole project")
+    prune = pytest.importorskip("benchmarks.prune_tables", reason="the benchmark needs the whole project")
     page = PAGE.read_text()
     shown = page.split(prune.BEGIN)[1].split(prune.END)[0].strip()
     assert shown == prune.markdown(json.loads(prune.RESULTS.read_text())).strip()
