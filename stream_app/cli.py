@@ -452,22 +452,10 @@ def size_curve(
         print(json.dumps(dataclasses.asdict(found), default=float))
         return
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(
-        title=f"dense: {found.dense_weights:,} weights, {found.dense_bytes:,} bytes, log loss "
-        f"{found.dense.logloss:.5f}, AUC {found.dense.auc:.5f}",
-        title_justify="left",
-    )
-    for name in ("kept", "weights", "bytes", "log loss", "AUC", "guard"):
-        table.add_column(name, justify="left" if name == "guard" else "right")
-    for point in found.points:
-        colour = {"promote": "green", "undecided": "yellow"}.get(point.decision.verdict, "red")
-        table.add_row(
-            f"{point.kept:.0%}", f"{point.weights:,}", f"{point.bytes:,}", f"{point.quality.logloss:.5f}",
-            f"{point.quality.auc:.5f}", f"[{colour}]{point.decision.verdict}[/]",
-        )  # fmt: skip
-    Console(highlight=False).print(table)
+    from stream_app.prune_reports import curve_table
+
+    Console(highlight=False).print(curve_table(found))
 
 
 @prune.command()
