@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from stream_app.cli_triggers import triggers
 from stream_app.errors import InputError, RecsError
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ prune = typer.Typer(
 app.add_typer(prune, name="prune")
 lists = typer.Typer(no_args_is_help=True, help="Lists: the business rules that they keep to.")
 app.add_typer(lists, name="lists")
+app.add_typer(triggers, name="triggers")
 
 Format = Annotated[str, typer.Option("--format", "-f", help="auto, jsonl, metarank, movielens, otto or csv")]
 Columns = Annotated[
@@ -595,9 +597,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        from pruning.errors import PruningError
-
-        if _State.debug or not isinstance(error, RecsError | PruningError | OSError):
+        # Importing `pruning` takes seconds, and whoever raised its error has done so.
+        of_pruning = getattr(sys.modules.get("pruning.errors"), "PruningError", RecsError)
+        if _State.debug or not isinstance(error, RecsError | of_pruning | OSError):
             raise
         text = " ".join(str(error).split())
         print(f"recs: {text}", file=sys.stderr)

@@ -22,11 +22,12 @@ ONLY_IN = {
     "faust": {"stream_app.app"},
     "mode": {"stream_app.app", "stream_app.worker", "stream_app.learner"},  # Faust's base class of a service
     "aiokafka": {"stream_app.transport"},
+    "aiohttp": {"stream_app.triggers.webhook"},
     "redis": {"stream_app.store"},
     "confluent_kafka": {"stream_app.embedded"},
 }
 # The command line starts everything, so it may import anything inside a function: `recs --help` stays fast.
-LAZY_ANYTHING = {"stream_app.cli"}
+LAZY_ANYTHING = {"stream_app.cli", "stream_app.cli_triggers"}
 UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
