@@ -27,7 +27,7 @@ ONLY_IN = {
     "confluent_kafka": {"stream_app.embedded"},
 }
 # The command line starts everything, so it may import anything inside a function: `recs --help` stays fast.
-LAZY_ANYTHING = {"stream_app.cli", "stream_app.cli_triggers"}
+LAZY_ANYTHING = {"stream_app.cli", "stream_app.cli_parts", "stream_app.cli_triggers"}
 UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
