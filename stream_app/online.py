@@ -51,8 +51,9 @@ class OnlineRecommender:
     interval, first, samples
         Examples between proposals, before the first, and before the guard decides.
     lag
-        Examples learned before what is served takes them over, when compressing. Workers get an overlay
-        every second, so a busy shop has hundreds in between.
+        Examples learned before what is served takes them over. Workers get an overlay every second, so a busy
+        shop has hundreds in between. It is the same with compression and without, so that compression is
+        all the difference.
     agent
         Prunes and judges, when compressing; `default_agent()` unless told otherwise.
     weights, rating_threshold
@@ -78,7 +79,7 @@ class OnlineRecommender:
         interval: int = 10_000,
         first: int = 2_000,
         samples: int = 1_000,
-        lag: int = 4,
+        lag: int = 8,
     ) -> None:
         self.learner = Learner(ranker)
         self.recommender = Recommender(
@@ -92,7 +93,7 @@ class OnlineRecommender:
             self._lag = lag
             self._overlay_from = (0, 0)
         else:
-            self.recommender.model = DenseModel(self.learner, width)
+            self.recommender.model = DenseModel(self.learner, width, lag)
         self._offset = 0
 
     def observe_item(self, item: Item) -> None:
@@ -156,7 +157,7 @@ class OnlineRecommender:
             clear_item(scratch, item)
         recall(view, users, row, users.offers[row], scratch)
         raw = np.empty((len(items), N_NUMBERS), np.float32)
-        describe(items, history, view.item_tokens, view.stats, view.step, scratch, raw)
+        describe(items, history, view.item_tokens, view.vocabulary, view.stats, view.step, scratch, raw)
         if positions is not None:
             raw[:, POSITION] = np.log1p(np.maximum(np.array(positions)[known] - 1, 0))
         out = np.empty(len(items), np.float32)
@@ -175,21 +176,31 @@ class OnlineRecommender:
 
 
 class DenseModel(ServedModel):
-    """The learner's own tables as a served model: nothing pruned, nothing quantized, nothing copied."""
+    """The learner's own tables as a served model: nothing pruned, nothing quantized, nothing copied.
 
-    def __init__(self, learner: Learner, width: int) -> None:
+    Parameters
+    ----------
+    learner, width
+        Whose tables, and neighbours per item where rows are exported.
+    lag
+        Examples learned before weights and pool, which cost a walk through all items, are taken over.
+    """
+
+    def __init__(self, learner: Learner, width: int, lag: int = 1) -> None:
         super().__init__(learner.items, width)
         self._learner = learner
+        self._lag = lag
         self._weights = FreshWeights()
         self._weights_step = 0
         self._none = empty_artefact()
 
     @property
     def view(self) -> View:
-        """What kernels read, as of the last example learned."""
+        """What kernels read: links and counters as of the last example, weights and pool a few older."""
         learner = self._learner
-        if self._view is None or learner.step != self.step or not self._fits(self._view):
-            learner.make_room()
+        learner.make_room()
+        is_due = learner.step - self.step >= self._lag
+        if self._view is None or is_due or not self._fits(self._view):
             self._weights.put(*touched_since(learner.ranker, self._weights_step))
             self._weights_step, self.step = ranker_step(learner.ranker), learner.step
             mean, inv_std = learner.moments.scaling()
@@ -207,4 +218,4 @@ class DenseModel(ServedModel):
                     step=learner.step,
                 )
             )
-        return self._view
+        return self._view._replace(graph=learner.graph, stats=learner.stats, step=learner.step)

@@ -431,7 +431,7 @@ class Recommender:
                 best, because = float(near.scale[j] * near.score[j, at[0]]), self.items.ids[j]
         one = np.array([number], np.int32)
         raw = np.zeros((1, N_NUMBERS), np.float32)
-        describe(one, history, view.item_tokens, view.stats, view.step, scratch, raw)
+        describe(one, history, view.item_tokens, view.vocabulary, view.stats, view.step, scratch, raw)
         bucket = length_bucket(len(history))
         parts = score_parts(view, number, raw[0], users.tokens[row], bucket, LIST_GAP)
         if because is not None:

@@ -182,7 +182,7 @@ def _impression_reference(plan: Plan, k: int) -> dict[str, float]:
 
 def _quality(plan: Plan, answers: Answers, slices: Mapping[str, Bools], k: int) -> ModelQuality:
     rank = answers.rank
-    second_half = _ranking(rank[plan.n_tests // 2 :], k)
+    second_half, last_fifth = (_latest(plan, answers, part, k) for part in (2, 5))
     values = {
         f"recall@{k}": metrics.recall_at_k(rank, k),
         f"ndcg@{k}": metrics.ndcg_at_k(rank, k),
@@ -196,13 +196,12 @@ def _quality(plan: Plan, answers: Answers, slices: Mapping[str, Bools], k: int) 
         **_probability_metrics(answers),
     }
     if plan.impressions:
-        shown = answers.impression_ndcg
-        values[f"impression_ndcg@{k}"] = metrics.mean(shown)
-        second_half[f"impression_ndcg@{k}"] = metrics.mean(shown[len(shown) // 2 :])
+        values[f"impression_ndcg@{k}"] = metrics.mean(answers.impression_ndcg)
     bins = _curve_bins(plan.n_tests)
     return ModelQuality(
         metrics=values,
         second_half=second_half,
+        last_fifth=last_fifth,
         conservative=_ranking(rank[plan.is_first_of_second], k),
         slices={name: _ranking(rank[mask], k) for name, mask in slices.items()},
         curve={
@@ -213,6 +212,15 @@ def _quality(plan: Plan, answers: Answers, slices: Mapping[str, Bools], k: int) 
         seconds=answers.seconds,
         ranks=rank,
     )
+
+
+def _latest(plan: Plan, answers: Answers, part: int, k: int) -> dict[str, float]:
+    """Quality in the last `part`-th of the tests, and of the shown lists."""
+    shown = answers.impression_ndcg
+    values = _ranking(answers.rank[plan.n_tests - plan.n_tests // part :], k)
+    if plan.impressions:
+        values[f"impression_ndcg@{k}"] = metrics.mean(shown[len(shown) - len(shown) // part :])
+    return values
 
 
 def _ranking(rank: Ints, k: int) -> dict[str, float]:

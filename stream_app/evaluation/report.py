@@ -24,8 +24,9 @@ class ModelQuality:
     metrics
         Name → value over all tests; nan where the model could not be asked. Names ending in ``_se`` are
         standard errors, with users as clusters.
-    second_half, conservative
-        The ranking metrics over the second half of the tests, and over the first event of each user's second.
+    second_half, last_fifth, conservative
+        The ranking metrics over the second half of the tests, over their last fifth, and over the first event of
+        each user's second; in the first two, also those of the shown lists.
     slices
         Name of a part of the tests → its ranking metrics.
     curve
@@ -40,6 +41,7 @@ class ModelQuality:
 
     metrics: Mapping[str, float]
     second_half: Mapping[str, float]
+    last_fifth: Mapping[str, float]
     conservative: Mapping[str, float]
     slices: Mapping[str, Mapping[str, float]]
     curve: Mapping[str, tuple[float, ...]]
@@ -160,6 +162,7 @@ def _model_object(quality: ModelQuality) -> dict[str, Any]:
     return {
         **quality.metrics,
         "second_half": dict(quality.second_half),
+        "last_fifth": dict(quality.last_fifth),
         "conservative": dict(quality.conservative),
         "slices": {name: dict(values) for name, values in quality.slices.items()},
         "curve": {name: list(values) for name, values in quality.curve.items()},

@@ -12,9 +12,12 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.model.features import N_NUMBERS
 from stream_app.model.retrieval import MAX_ROW, WINDOW, source_discount
 
 HISTORY_DECAY = 0.8  # what an item of the history counts less than the next more recent one
+ANSWERED = 512  # lists with a choice whose description is kept for the next choice
+LIST_ROOM = 48  # items of a list that is kept
 LAST_EPOCH = 2**31 - 1  # a busy worker gets there in a day
 
 
@@ -33,10 +36,14 @@ class Scratch(NamedTuple):
     taste_mark: NDArray[np.int32]  # (v,) epoch in which the token was met in what the user was offered
     taste_shown: NDArray[np.float32]  # (v,) how often
     taste: NDArray[np.float32]  # (v,) how many of those the user took beyond what was to be expected
+    recalled: NDArray[np.int32]  # (1,) epoch whose user was offered something
     offer_mark: NDArray[np.int32]  # (n,) epoch in which the item was met there
     offer_taken: NDArray[np.uint8]  # (n,) whether the user took it
     cross_mark: NDArray[np.int32]  # (v,) epoch in which the token's crosses with the user were summed up
     cross: NDArray[np.float32]  # (v,) that sum
+    answered: NDArray[np.uint64]  # (ANSWERED,) lists with a choice, by request and user
+    answered_items: NDArray[np.int32]  # (ANSWERED,) how many items they have
+    answered_numbers: NDArray[np.float32]  # (ANSWERED, LIST_ROOM, N_NUMBERS) the items as of the first choice
 
 
 def new_scratch(n: int, v: int) -> Scratch:
@@ -54,10 +61,14 @@ def new_scratch(n: int, v: int) -> Scratch:
         taste_mark=np.full(v, -1, np.int32),
         taste_shown=np.zeros(v, np.float32),
         taste=np.zeros(v, np.float32),
+        recalled=np.full(1, -1, np.int32),
         offer_mark=np.full(n, -1, np.int32),
         offer_taken=np.zeros(n, np.uint8),
         cross_mark=np.full(v, -1, np.int32),
         cross=np.zeros(v, np.float32),
+        answered=np.zeros(ANSWERED, np.uint64),
+        answered_items=np.zeros(ANSWERED, np.int32),
+        answered_numbers=np.zeros((ANSWERED, LIST_ROOM, N_NUMBERS), np.float32),
     )
 
 
@@ -71,6 +82,7 @@ def start_user(scratch, excluded):  # type: ignore[no-untyped-def]
         scratch.token_mark[:] = -1
         scratch.cross_mark[:] = -1
         scratch.taste_mark[:] = -1
+        scratch.recalled[:] = -1
         scratch.offer_mark[:] = -1
         scratch.epoch[0] = 0
     scratch.epoch[0] += 1
@@ -92,6 +104,7 @@ def recall_offers(scratch, offered, taken, item_tokens, stats):  # type: ignore[
         Token numbers, int32 (n, ITEM_TOKENS).
     """
     epoch, rate = scratch.epoch[0], stats.rate
+    scratch.recalled[0] = epoch
     mark, shown, taste = scratch.taste_mark, scratch.taste_shown, scratch.taste
     offer_mark, offer_taken = scratch.offer_mark, scratch.offer_taken
     usual, total = np.float32(0.0), np.float32(0.0)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pruning.envelope import seal, unseal
 from pruning.errors import PruningError
 from stream_app.errors import EventError
+from stream_app.model.features import widened
 
 _MAGIC = b"RECSEXMP"
 _FORMAT = 2
@@ -191,7 +192,7 @@ class ExampleBatch:
             users=arrays["users"],
             item=item,
             count=arrays["count"].astype(np.int32),
-            numbers=numbers,
+            numbers=widened(numbers, 0.0),
             user_fields=tuple(meta["user_fields"]),
         )
 

@@ -15,10 +15,14 @@ of the time since the user's last event.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba as nb
 import numpy as np
+from numpy.typing import NDArray
 
 from pruning.tokens import cross, field_id, token
+from stream_app.errors import EventError
 from stream_app.model.item_index import ITEM_TOKENS, USER_TOKENS
 from stream_app.model.retrieval import HALF_LIVES, LENGTH_BUCKETS, WINDOW, length_bucket
 
@@ -36,17 +40,19 @@ NUMBERS = (
     "age",  # events of all items since this one's first
     "affinity",  # share of the candidate's categories in the history
     "rate",  # how much oftener than others it is taken when it is offered
-    "taste",  # how much oftener than expected the user takes what has its tokens
+    "taste",  # how much oftener than expected the user takes what has its tokens, categories apart
     "offered",  # whether it was offered to the user of late
     "taken",  # whether the user took it then
     "position",  # place in the list that is being shown; 0 when none is
+    "taste_category",  # how much oftener than expected the user takes what has its categories
 )
 POSITION = NUMBERS.index("position")
 MOVES = ("trend_fast", "trend_slow", "popularity", "by_length", "idle", "age", "rate")  # same for every user
 N_NUMBERS = len(NUMBERS)
 GAP_BUCKETS = 4  # time since the user's last event: < 1 s, < 60 s, < 1 h, longer or never
 N_WEIGHTS = 1 + LENGTH_BUCKETS + GAP_BUCKETS  # weights per number
-TASTE_PRIOR = 3.0  # offers as expected that each token starts with
+CATEGORY = np.uint64(field_id("category"))
+TASTE_PRIOR = 8.0  # offers as expected that each token starts with
 CLIP = 6.0  # of a standardised number
 TOKEN_VALUE = np.float32(0.2)  # of a token that an item has; below 1, tokens learn slower than numbers
 
@@ -59,6 +65,26 @@ NUMBER_TOKENS = np.array(
     ],
     np.uint64,
 )  # (N_NUMBERS, N_WEIGHTS)
+
+
+def widened(numbers: NDArray[Any], fill: float) -> NDArray[Any]:
+    """What an older version wrote about its numbers, (…, ≤ N_NUMBERS), with those that came since: `fill`.
+
+    Numbers keep their places for ever; new ones are added behind the last.
+
+    >>> widened(np.ones((2, 17)), 0.0).shape == (2, N_NUMBERS)
+    True
+
+    Raises
+    ------
+    EventError
+        If there are more numbers than this version knows.
+    """
+    missing = N_NUMBERS - numbers.shape[-1]
+    if missing < 0:
+        raise EventError("value", f"has {numbers.shape[-1]} numbers per item, this version knows {N_NUMBERS}")
+    rest = np.full((*numbers.shape[:-1], missing), fill, numbers.dtype)
+    return np.concatenate((numbers, rest), axis=-1) if missing else numbers
 
 
 @nb.njit(cache=True, nogil=True)
@@ -114,7 +140,9 @@ def _count_tokens(history, item_tokens, scratch):  # type: ignore[no-untyped-def
 
 
 @nb.njit(cache=True, nogil=True)
-def describe(candidates, history, item_tokens, stats, step, scratch, out):  # type: ignore[no-untyped-def]
+def describe(  # type: ignore[no-untyped-def] # noqa: PLR0912
+    candidates, history, item_tokens, vocabulary, stats, step, scratch, out
+):  # fmt: skip
     """Write the raw numbers of candidates into `out`.
 
     Parameters
@@ -125,7 +153,7 @@ def describe(candidates, history, item_tokens, stats, step, scratch, out):  # ty
     history
         The user's items, the most recent last, int32 (h,); the same for all calls between two `start_user`.
     item_tokens
-        Token numbers, int32 (n, ITEM_TOKENS).
+        Token numbers, int32 (n, ITEM_TOKENS), and what they stand for, `vocabulary`, uint64 (v,).
     stats
         `ItemStats` as the learner last published them.
     step
@@ -139,6 +167,7 @@ def describe(candidates, history, item_tokens, stats, step, scratch, out):  # ty
     count, first, last, trend, by_length = stats.count, stats.first, stats.last, stats.trend, stats.by_length
     rate, offer_mark, offer_taken = stats.rate, scratch.offer_mark, scratch.offer_taken
     taste_mark, taste_shown, taste = scratch.taste_mark, scratch.taste_shown, scratch.taste
+    has_taste = scratch.recalled[0] == epoch
     if scratch.counted[0] != epoch:  # once per user, however often candidates are described
         scratch.counted[0] = epoch
         _count_tokens(history[len(history) - h :], item_tokens, scratch)
@@ -159,22 +188,32 @@ def describe(candidates, history, item_tokens, stats, step, scratch, out):  # ty
             out[c, 8] = np.log1p(by_length[i, bucket])
             out[c, 9] = np.log1p(gap)
             out[c, 10] = np.log1p(np.float32(max(0, step - first[i])))
-        fit, liking, n = np.float32(0.0), np.float32(0.0), 0
+        fit, n = np.float32(0.0), 0
+        liking, n_categories = np.float32(0.0), 0
+        liking_category = np.float32(0.0)
         for t in range(1, ITEM_TOKENS):
             key = item_tokens[i, t]
             if key < 0:
                 break
             if token_mark[key] == epoch:
                 fit += token_count[key]
-            if taste_mark[key] == epoch:
-                liking += taste[key] / (taste_shown[key] + np.float32(TASTE_PRIOR))
             n += 1
+            if has_taste:
+                liked = np.float32(0.0)
+                if taste_mark[key] == epoch:
+                    liked = taste[key] / (taste_shown[key] + np.float32(TASTE_PRIOR))
+                if vocabulary[key] >> np.uint64(48) == CATEGORY:
+                    n_categories += 1
+                    liking_category += liked
+                else:
+                    liking += liked
         out[c, 11] = fit / np.float32(n * h) if n * h > 0 else np.float32(0.0)
         out[c, 12] = rate[i]
-        out[c, 13] = liking / np.float32(n) if n > 0 else np.float32(0.0)
+        out[c, 13] = liking / np.float32(n - n_categories) if n > n_categories else np.float32(0.0)
         out[c, 14] = 1.0 if offer_mark[i] == epoch else 0.0
         out[c, 15] = 1.0 if offer_mark[i] == epoch and offer_taken[i] else 0.0
         out[c, 16] = 0.0
+        out[c, 17] = liking_category / np.float32(n_categories) if n_categories > 0 else np.float32(0.0)
 
 
 @nb.njit(cache=True, nogil=True, inline="always")

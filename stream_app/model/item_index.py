@@ -35,7 +35,7 @@ def item_tokens(
 ) -> list[int]:
     """What the model may learn about an item, as tokens; its own comes first.
 
-    Prices become bands of about a third, other numbers keep two digits, years their decade.
+    Prices become bands of about a third, other numbers wider ones, years their decade.
 
     >>> len(item_tokens("sku-1", 18.99, ("shoes",), {"brand": "acme", "colours": ["red", "blue"]}))
     6
@@ -63,7 +63,7 @@ def user_tokens(user_id: str, attributes: Mapping[str, Any]) -> list[int]:
 
 
 def _attribute_tokens(attributes: Mapping[str, Any]) -> list[int]:
-    """Labels first, then numbers; text that is too long for a label says nothing about other items."""
+    """Numbers first, then labels; text that is too long for a label says nothing about other items."""
     labels, numbers = [], []
     for name, values in attributes.items():
         for value in values if isinstance(values, list | tuple) else (values,):
@@ -72,16 +72,31 @@ def _attribute_tokens(attributes: Mapping[str, Any]) -> list[int]:
                     labels.append(token(name, value))
             elif isinstance(value, int | float):
                 numbers.append(token(name, _band(value)))
-    return labels + numbers
+    return numbers + labels
+
+
+_YEAR_S = 31_556_952.0
 
 
 def _band(value: float) -> str:
-    """A number as the name of its neighbourhood: two digits of it, three of a year.
+    """A number as the name of its neighbourhood: wide ones, so that what is learned of one item helps others.
 
-    >>> _band(1987), _band(269), _band(0.0312)
-    ('1.99e+03', '2.7e+02', '0.031')
+    Up to 10 a whole number; a year, and seconds or milliseconds since 1970, a decade; else a step of ×3.
+
+    >>> _band(1987), _band(819_590_400), _band(6.6), _band(250), _band(0.0312)
+    ('decade 198', 'decade 199', '7', '×3^5', '×3^-3')
     """
-    return f"{value:.3g}" if 1000 <= abs(value) < 10_000 else f"{value:.2g}"
+    size = abs(value)
+    if size == 0 or not math.isfinite(size):
+        return "0"
+    if 1000 <= value < 3000:
+        return f"decade {int(value) // 10}"
+    for unit in (1.0, 1000.0):
+        if 1e8 * unit <= value < 4e9 * unit:
+            return f"decade {int(1970 + value / unit / _YEAR_S) // 10}"
+    if 1 <= size <= 10:
+        return str(round(value))
+    return ("-" if value < 0 else "") + f"×3^{round(math.log(size) / math.log(3.0))}"
 
 
 class ItemIndex:

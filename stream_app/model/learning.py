@@ -23,7 +23,14 @@ from pruning.errors import PruningError
 from stream_app.errors import CheckpointError
 from stream_app.model.drift import PageHinkley, example_losses
 from stream_app.model.examples import CHOSEN, DISLIKED, SHOWN, TAKEN, ExampleBatch
-from stream_app.model.features import MOST_PER_PAIR, N_NUMBERS, NUMBER_TOKENS, encode_pair, field_names
+from stream_app.model.features import (
+    MOST_PER_PAIR,
+    N_NUMBERS,
+    NUMBER_TOKENS,
+    encode_pair,
+    field_names,
+    widened,
+)
 from stream_app.model.item_index import UNKNOWN, ItemIndex
 from stream_app.model.ranker import FTRLClassifier
 from stream_app.model.release import Overlay, Tables
@@ -49,7 +56,7 @@ CHUNK = 128  # examples per compiled call
 POOL_TRENDING = 50  # items per half-life that every user is offered
 POOL_NEW = 10  # latest first-seen items that every user is offered
 SHOWN_STEP = 8.0  # workers hear of an item that was only shown every so many times
-TAKEN_WEIGHT = np.float32(1.0)  # of what a choice out of a list says about the rest of the list
+TAKEN_WEIGHT = np.float32(4.0)  # of what a choice out of a list says about the rest of the list
 FEW = 100  # rows seen before the moments of the numbers are trusted
 
 
@@ -57,7 +64,9 @@ FEW = 100  # rows seen before the moments of the numbers are trusted
 class EncodedClassifier(Protocol):
     """A classifier that learns encoded pairs in one call."""
 
-    def learn_many_encoded(self, keys: Any, values: Any, indptr: Any, y: Any, weight: Any = None) -> Any:
+    def learn_many_encoded(
+        self, keys: Any, values: Any, indptr: Any, y: Any, weight: Any = None, lists: Any = None
+    ) -> Any:
         """Learn pairs in order; see `FTRLClassifier.learn_many_encoded`."""
 
 
@@ -91,7 +100,7 @@ def _scaling(n, mean, m2):  # type: ignore[no-untyped-def]
 @nb.njit(cache=True, nogil=True)
 def _learn_chunk(  # type: ignore[no-untyped-def]
     graph, stats, item_tokens, vocabulary, n, mean, m2, offers, number_tokens, step, history, length, gap,
-    kind, weight, users, item, count, numbers, keys, values, indptr, labels, pair_weight,
+    kind, weight, users, item, count, numbers, keys, values, indptr, labels, pair_weight, lists,
 ):  # fmt: skip
     """Count and link a chunk of examples and write out their pairs; returns how many pairs."""
     pairs = 0
@@ -121,6 +130,7 @@ def _learn_chunk(  # type: ignore[no-untyped-def]
                     keys, values, indptr[pairs],
                 )  # fmt: skip
                 labels[pairs] = np.float32(1.0 if a == 0 else 0.0)
+                lists[pairs] = m if k == 1 else 0
                 pair_weight[pairs] = (TAKEN_WEIGHT if kind[e] == TAKEN else amount) / np.float32(m)
                 pairs += 1
             for k in range(m + 1):
@@ -215,7 +225,7 @@ class Learner:
             self.graph, self.stats, self.items.tokens, self.items.vocabulary, *vars(self.moments).values(),
             NUMBER_TOKENS, self.step, history[part], batch.length[part], batch.gap[part],
             batch.kind[part], batch.weight[part], batch.users[part], item[part], batch.count[part],
-            batch.numbers[part], room.keys, room.values, room.indptr, room.labels, room.weight,
+            batch.numbers[part], room.keys, room.values, room.indptr, room.labels, room.weight, room.lists,
         )  # fmt: skip
         self.step += e
         if pairs:
@@ -223,7 +233,7 @@ class Learner:
             p = learn_pairs(
                 self.ranker,
                 room.keys[:end], room.values[:end], room.indptr[: pairs + 1], room.labels[:pairs],
-                room.weight[:pairs],
+                room.weight[:pairs], room.lists[:pairs],
             )  # fmt: skip
             if p is not None:
                 self._watch(batch, part, p, room.labels[:pairs])
@@ -384,7 +394,13 @@ class Learner:
         learner.items.restore(meta["ids"], arrays["item_keys"], arrays["item_tokens"], arrays["servable"])
         learner.graph = CoVisits(**{k: arrays[f"graph_{k}"].copy() for k in CoVisits._fields})
         learner.stats = ItemStats(**{k: arrays[f"stats_{k}"].copy() for k in ItemStats._fields})
-        learner.moments = Moments(**{k: arrays[f"moments_{k}"].copy() for k in ("n", "mean", "m2", "offers")})
+        n = arrays["moments_n"].copy()
+        learner.moments = Moments(
+            n=n,
+            mean=widened(arrays["moments_mean"], 0.0).copy(),
+            m2=widened(arrays["moments_m2"], float(n[0])).copy(),  # a number that came since varies by 1
+            offers=arrays["moments_offers"].copy(),
+        )
         learner.step = meta["step"]
         learner.items.fields.update(meta["item_fields"])
         learner.user_fields.update(meta["user_fields"])
@@ -408,6 +424,7 @@ class _PairRoom:
         self.indptr = np.zeros(pairs + 1, np.int64)
         self.labels = np.empty(pairs, np.float32)
         self.weight = np.empty(pairs, np.float32)
+        self.lists = np.zeros(pairs, np.int32)
 
     def of(self, pairs: int) -> _PairRoom:
         """Itself, with room for `pairs` pairs."""
@@ -432,8 +449,11 @@ def learn_pairs(
     indptr: NDArray[np.int64],
     labels: NDArray[np.float32],
     weight: NDArray[np.float32],
+    lists: NDArray[np.int32] | None = None,
 ) -> NDArray[np.float64] | None:
     """Teach a classifier encoded pairs: in one call where it can, else with `learn_one` per pair.
+
+    In one call, the pairs of one choice are learned together (`lists`, see `FTRLClassifier`).
 
     A River classifier sees tokens (integers) as feature names. Pair weights are passed on where its
     `learn_one` takes them as `w`.
@@ -443,7 +463,9 @@ def learn_pairs(
     The probability of each pair before it was learned, where the classifier tells it.
     """
     if isinstance(ranker, EncodedClassifier):
-        found: NDArray[np.float64] | None = ranker.learn_many_encoded(keys, values, indptr, labels, weight)
+        found: NDArray[np.float64] | None = ranker.learn_many_encoded(
+            keys, values, indptr, labels, weight, lists
+        )
         return found
     weighted = "w" in inspect.signature(ranker.learn_one).parameters
     for (x, y), w in zip(river_pairs(keys, values, indptr, labels), weight.tolist(), strict=True):

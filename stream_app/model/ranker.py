@@ -42,6 +42,7 @@ _START = 1 << 10  # slots of an empty table
 _CLIP = 1e6  # values and gradients beyond ±1e6 are clipped: sums of squares stay far from overflow
 _MULTIPLIER = 0x9E3779B97F4A7C15  # 2⁶⁴ / golden ratio: Fibonacci hashing
 _EMPTY = np.empty(0, np.float32)
+_NO_LISTS = np.zeros(0, np.int32)
 _RECENT = 16_384  # tokens of the latest examples that are remembered
 _COUNT_BITS = 24
 _MAX_COUNT = (1 << _COUNT_BITS) - 1
@@ -125,7 +126,9 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         """
         keys, values = encode(x)
         weights = _EMPTY if w == 1.0 else np.array([w], np.float32)
-        self._learn_checked(keys, values, np.array([0, len(keys)]), np.array([y], np.float32), weights)
+        self._learn_checked(
+            keys, values, np.array([0, len(keys)]), np.array([y], np.float32), weights, _NO_LISTS
+        )
 
     def predict_proba_one(self, x: Mapping[Hashable, Any]) -> dict[bool, float]:  # type: ignore[override]
         """The probabilities of False and True."""
@@ -146,6 +149,7 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         indptr: NDArray[np.int64],
         y: ArrayLike,
         weight: ArrayLike | None = None,
+        lists: NDArray[np.int32] | None = None,
     ) -> NDArray[np.float64]:
         """Learn examples one after the other in compiled code, without the interpreter's lock.
 
@@ -161,6 +165,11 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
             Labels in [0, 1], (n,).
         weight
             Weights ≥ 0 of the examples, (n,), or None for 1.
+        lists
+            Where examples are the pairs of choices, int32 (n,): m at the first of the m pairs of a choice, 0 at
+            its others. They are then learned together, by the listwise loss m·log(1 + Σ exp(−margin)), the margin being
+            the logit of what the label says: one choice makes one probability, and the strongest rivals of
+            what was chosen move most. None: one by one, by their logistic losses.
 
         Returns
         -------
@@ -176,7 +185,8 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         keys, values, indptr = _batch(keys, values, indptr)
         labels = np.ascontiguousarray(y, np.float32)
         weights = _EMPTY if weight is None else np.ascontiguousarray(weight, np.float32)
-        return self._learn_checked(keys, values, indptr, labels, weights)
+        lists = _NO_LISTS if lists is None else np.ascontiguousarray(lists, np.int32)
+        return self._learn_checked(keys, values, indptr, labels, weights, lists)
 
     def _learn_checked(
         self,
@@ -185,6 +195,7 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         indptr: NDArray[np.int64],
         labels: NDArray[np.float32],
         weights: NDArray[np.float32],
+        lists: NDArray[np.int32],
     ) -> NDArray[np.float64]:
         """Learn a batch whose layout is known to be sound."""
         n = len(indptr) - 1
@@ -192,6 +203,8 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
             raise ParameterError(
                 f"{n} examples, {len(labels)} labels and {len(weights)} weights do not match"
             )
+        if len(lists) and (len(lists) != n or (lists < 0).any() or lists.sum() != n):
+            raise ParameterError(f"lists do not cut {n} pairs into choices")
         if not (labels >= 0).all() or not (labels <= 1).all():
             raise NonFiniteError("a label is outside of [0, 1]: give bool, 0/1 or a probability")
         if len(weights) and not ((weights >= 0).all() and np.isfinite(weights).all()):
@@ -200,13 +213,13 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         if longest > self.max_features:
             raise CapacityError(f"an example has {longest} features, max_features is {self.max_features}")
 
-        p = np.empty(n, np.float64)
+        p, share = np.empty(n, np.float64), np.empty(n if len(lists) else 0, np.float64)
         done = 0
         while done < n:
             limit = min(len(self._table) * 3 // 4, self.max_features)
             done, self._used = _learn(
                 self._table, self._real, self._constant, self._hyper, self._used, limit, self._step,
-                keys, values, indptr, labels, weights, done, p,
+                keys, values, indptr, labels, weights, lists, share, done, p,
             )  # fmt: skip
             if done < n:
                 self._make_room(int(indptr[done + 1] - indptr[done]))
@@ -440,8 +453,27 @@ def _place(table, rows):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def _learn(  # type: ignore[no-untyped-def]
-    table, real, constant, hyper, used, limit, step, keys, values, indptr, labels, weights, start, p_out
+def _share_out(table, real, hyper, keys, values, indptr, labels, start, m, share):  # type: ignore[no-untyped-def]
+    """How far each of the m pairs of a choice is from right: m times its rival's softmax probability."""
+    total = 1.0
+    for i in range(start, start + m):
+        logit = 0.0
+        for j in range(indptr[i], indptr[i + 1]):
+            slot = _find(table, keys[j])
+            if table[slot, 0] != 0:
+                value = min(max(np.float64(values[j]), -_CLIP), _CLIP)
+                logit += _weight(real[slot, 1], real[slot, 2], hyper) * value
+        margin = logit if labels[i] > 0.5 else -logit
+        share[i] = math.exp(-min(max(margin, -35.0), 35.0))
+        total += share[i]
+    for i in range(start, start + m):
+        share[i] *= m / total
+
+
+@nb.njit(cache=True, nogil=True)
+def _learn(  # type: ignore[no-untyped-def] # noqa: PLR0912
+    table, real, constant, hyper, used, limit, step, keys, values, indptr, labels, weights, lists, share,
+    start, p_out,
 ):  # fmt: skip
     """Learn examples from `start` on; stop before one that might not fit and return its number."""
     longest = 0
@@ -453,6 +485,8 @@ def _learn(  # type: ignore[no-untyped-def]
         first, last = indptr[i], indptr[i + 1]
         if used + (last - first) > limit:
             return i, used
+        if len(lists) and lists[i] > 0:
+            _share_out(table, real, hyper, keys, values, indptr, labels, i, lists[i], share)
         if (
             i + 1 < len(indptr) - 1
         ):  # the slots of the next example are on their way while this one is learned
@@ -473,6 +507,8 @@ def _learn(  # type: ignore[no-untyped-def]
         p = 1.0 / (1.0 + math.exp(-min(max(logit, -35.0), 35.0)))
         p_out[i] = p
         error = p - labels[i]
+        if len(lists):
+            error = -share[i] if labels[i] > 0.5 else share[i]
         if len(weights):
             error *= weights[i]
         for j in range(first, last):

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pruning.artefact import Artefact
 from pruning.envelope import seal, unseal
 from pruning.errors import PruningError
-from stream_app.errors import ReleaseError
+from stream_app.errors import EventError, ReleaseError
+from stream_app.model.features import widened
 
 _RELEASE, _OVERLAY, _FORMAT = b"RECSRELE", b"RECSOVER", 1
 
@@ -70,6 +71,10 @@ class Tables:
     @classmethod
     def _of(cls, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Tables:
         names = [name for name in cls.__dataclass_fields__ if name not in ("step", "ids")]
+        try:
+            arrays |= {name: widened(arrays[name], fill) for name, fill in (("mean", 0.0), ("inv_std", 1.0))}
+        except EventError as error:
+            raise ReleaseError(f"the tables cannot be read: {error}") from error
         return cls(step=meta["step"], ids=meta["ids"], **{name: arrays[name] for name in names})
 
 

@@ -341,13 +341,13 @@ def replay(view, history, length, gap, users, item, count, scratch, losses, list
         past = history[e, first:]
         bucket = length_bucket(length[e])
         candidates = candidates_of(view, past, past, MOST_CANDIDATES, scratch)
-        describe(candidates, past, view.item_tokens, view.stats, view.step, scratch, raw)
+        describe(candidates, past, view.item_tokens, view.vocabulary, view.stats, view.step, scratch, raw)
         score(view, candidates, raw, users[e], bucket, gap[e], scratch, scores)
         top_k(candidates, scores, lists[e], top_scores)
         shown = item[e, : count[e]]
         for x in range(len(shown)):
             clear_item(scratch, shown[x])
-        describe(shown, past, view.item_tokens, view.stats, view.step, scratch, raw)
+        describe(shown, past, view.item_tokens, view.vocabulary, view.stats, view.step, scratch, raw)
         score(view, shown, raw, users[e], bucket, gap[e], scratch, scores)
         loss = 0.0
         for x in range(1, len(shown)):

@@ -309,7 +309,7 @@ def refresh(view, users, rows, gaps, exclude_seen, scratch, items_out, scores_ou
         seen = history if exclude_seen else history[:0]
         candidates = candidates_of(view, history, seen, MOST_CANDIDATES, scratch)
         recall(view, users, u, users.offers[u], scratch)
-        describe(candidates, history, view.item_tokens, view.stats, view.step, scratch, raw)
+        describe(candidates, history, view.item_tokens, view.vocabulary, view.stats, view.step, scratch, raw)
         score(view, candidates, raw, users.tokens[u], length_bucket(len(history)), gaps[m], scratch, scores)
         count_out[m] = top_k(candidates, scores, items_out[m], scores_out[m])
 
@@ -398,7 +398,9 @@ def _log_choice(view, users, u, i, seed, scratch, log, e):  # type: ignore[no-un
     log.count[e] = 1 + n
     recall(view, users, u, users.offers[u], scratch)
     described = log.item[e, : log.count[e]]
-    describe(described, history, view.item_tokens, view.stats, view.step, scratch, log.numbers[e])
+    describe(
+        described, history, view.item_tokens, view.vocabulary, view.stats, view.step, scratch, log.numbers[e]
+    )
 
 
 @nb.njit(cache=True, nogil=True)
@@ -414,6 +416,33 @@ def _before_list(users, u):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
+def _describe_list(view, users, u, history, scratch):  # type: ignore[no-untyped-def]
+    """The latest list of user `u` as it looked when the first item was chosen from it, (listed, N_NUMBERS).
+
+    Every choice moves counters; a later one must not see by them which others were chosen. After a restart
+    the list is described as it looks now.
+    """
+    n, last = users.listed[u], users.offers[u]
+    key = users.request[u] ^ users.tokens[u, 0]
+    slot = np.int64(key % np.uint64(len(scratch.answered)))
+    if scratch.answered[slot] == key and scratch.answered_items[slot] == n:
+        return scratch.answered_numbers[slot, :n]
+    described = users.offered[u, last - n : last]
+    _gather(view, history, history, scratch)
+    for x in range(n):
+        clear_item(scratch, described[x])
+    recall(view, users, u, last - n, scratch)
+    numbers = np.empty((n, N_NUMBERS), np.float32)
+    describe(described, history, view.item_tokens, view.vocabulary, view.stats, view.step, scratch, numbers)
+    for x in range(n):
+        numbers[x, POSITION] = np.log1p(np.float32(x))
+    if n <= scratch.answered_numbers.shape[1]:
+        scratch.answered[slot], scratch.answered_items[slot] = key, n
+        scratch.answered_numbers[slot, :n] = numbers
+    return numbers
+
+
+@nb.njit(cache=True, nogil=True)
 def _log_answer(view, users, u, answered, seed, scratch, log, e):  # type: ignore[no-untyped-def]
     """How an item of the latest list and others of that list looked to user `u` when the list was made.
 
@@ -422,27 +451,19 @@ def _log_answer(view, users, u, answered, seed, scratch, log, e):  # type: ignor
     of the two choices seemed to say against the second is taken back.
     """
     history = users.items[u, : _before_list(users, u)]
-    _gather(view, history, history, scratch)
+    numbers = _describe_list(view, users, u, history, scratch)
     n, first = users.listed[u], users.offers[u] - users.listed[u]
+    places = np.empty(1 + min(n - 1, NEGATIVES), np.int32)
     others = np.empty(n - 1, np.int32)
     for x in range(n - 1):
-        others[x] = first + x if first + x < answered else first + x + 1
-    drawn = log.item[e, 1:]
-    n = _draw(others, seed, drawn)
-    log.kind[e], log.count[e] = TAKEN, 1 + n
+        others[x] = x if first + x < answered else x + 1
+    places[0] = answered - first
+    _draw(others, seed, places[1:])
+    log.kind[e], log.count[e] = TAKEN, len(places)
     log.length[e], log.gap[e] = len(history), users.listed_gap[u]
-    position = np.empty(1 + n, np.float32)
-    position[0] = answered - first
-    for x in range(n):
-        position[1 + x] = drawn[x] - first
-        drawn[x] = users.offered[u, drawn[x]]
-    described = log.item[e, : 1 + n]
-    for x in range(1 + n):
-        clear_item(scratch, described[x])
-    recall(view, users, u, first, scratch)
-    describe(described, history, view.item_tokens, view.stats, view.step, scratch, log.numbers[e])
-    for x in range(1 + n):
-        log.numbers[e, x, POSITION] = np.log1p(position[x])
+    for x in range(len(places)):
+        log.item[e, x] = users.offered[u, first + places[x]]
+        log.numbers[e, x] = numbers[places[x]]
 
 
 @nb.njit(cache=True, nogil=True)

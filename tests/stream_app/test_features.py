@@ -39,7 +39,9 @@ def described(world: Ranked, history: np.ndarray, candidates: np.ndarray) -> np.
         clear_item(world.scratch, i)
     raw = np.full((len(candidates), N_NUMBERS), np.nan, np.float32)
     view = world.view
-    describe(candidates, history, view.item_tokens, view.stats, view.step, world.scratch, raw)
+    describe(
+        candidates, history, view.item_tokens, view.vocabulary, view.stats, view.step, world.scratch, raw
+    )
     return raw
 
 
@@ -92,7 +94,9 @@ def test_describing_twice_changes_nothing() -> None:
     raw = described(world, history, candidates)
     again = np.zeros_like(raw)
     view = world.view
-    describe(candidates, history, view.item_tokens, view.stats, view.step, world.scratch, again)
+    describe(
+        candidates, history, view.item_tokens, view.vocabulary, view.stats, view.step, world.scratch, again
+    )
     assert (again == raw).all() and raw[:, NUMBERS.index("affinity")].any()
 
 
