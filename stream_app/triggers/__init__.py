@@ -1,0 +1,16 @@
+"""Marketing triggers: the right message, once, with the right items in it.
+
+::
+
+    rules          what a rule is
+    ├── rules_file     read from TOML, checked, laid over `builtin.toml`
+    └── conditions     comparisons that rules are made of
+    memory         what is remembered of a user, packed into the user's state
+    shelf          what is known of items, and which change may be news
+    engine         a look at a user: events, a changed item or time → decisions
+    ├── matching       what a rule that matched has to say
+    └── gates          why it is held back after all
+    messages       decisions as CloudEvents
+
+All of it is pure; `stream_app.firing` connects it to Kafka and Redis.
+"""
