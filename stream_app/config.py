@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     exposures_topic: str = Field(
         "exposures", description="topic of the lists that were made, kept while places are drawn"
     )
+    triggers_topic: str = Field("triggers", description="topic of messages that are due, key = user_id")
+    suppressed_topic: str = Field(
+        "triggers.suppressed", description="topic of messages that were held back, with the reason"
+    )
     partitions: int = Field(4, ge=1, le=1024, description="partitions of topics that have to be created")
     replication: int = Field(1, ge=1, le=10, description="and their replicas")
 
@@ -83,6 +87,12 @@ class Settings(BaseSettings):
         description="what an event of each type says for its item",
     )
     rating_threshold: float = Field(4.0, gt=0, description="ratings from here on are positive")
+
+    # Triggers
+    triggers: bool = Field(True, description="whether marketing triggers are evaluated")
+    trigger_rules: Path | None = Field(
+        None, description="file of trigger rules (TOML) over the built-in ones, read at the start"
+    )
 
     # Learning
     ranker: str = Field(

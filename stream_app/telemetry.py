@@ -32,6 +32,12 @@ class Metrics:
         self.fenced = counter("fenced", "batches dropped because another worker had taken the partition")
         self.retries = counter("retries", "attempts repeated because Kafka or Redis did not answer")
         self.drift = counter("drift_alarms", "times that the ranker's loss had risen for a while")
+        self.triggers = Counter(
+            "recs_triggers",
+            "rules that matched, by what became of the message: sent, or why it was held back",
+            ["rule", "outcome"],
+            registry=self.registry,
+        )
         self.loss = Gauge("recs_loss", "mean log loss since the last drift alarm", registry=self.registry)
         self.lag = Gauge("recs_lag", "messages waiting", registry=self.registry)
         self.batch = Histogram("recs_batch_seconds", "time per batch", registry=self.registry)

@@ -10,10 +10,12 @@ whatever batches they come in.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stream_app.errors import StoreError
 from stream_app.events import CANONICAL_TYPES, Event, Item, Tombstone, User
 from stream_app.triggers.conditions import Facts
 from stream_app.triggers.gates import (
@@ -30,6 +32,7 @@ from stream_app.triggers.memory import (
     Memory,
     Timer,
     Told,
+    due_of,
     pack_memory,
     remember,
     unpack_memory,
@@ -37,6 +40,8 @@ from stream_app.triggers.memory import (
 )
 from stream_app.triggers.rules import Rule, TriggerRules
 from stream_app.triggers.shelf import Change, Shelf
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,7 @@ class TriggerEngine:
             Time of the user's last event before these, −1 without any.
         """
         turn = self._begin(user_id, packed, last_ms)
-        before, watched = _due(turn.memory), []
+        before, watched = due_of(turn.memory), []
         due, back = before, packed is not None and wake_of(packed) == 0
         for event, at_ms in events:
             what = event.event_type
@@ -199,13 +204,13 @@ class TriggerEngine:
                 self._happen(turn, rules, event, at_ms)
             if was_due or back or what in self.listened:
                 self._arm(turn, at_ms)
-                due, back = _due(turn.memory), False
+                due, back = due_of(turn.memory), False
         return self._end(turn, before, watched)
 
     def on_time(self, user_id: str, packed: bytes | None, last_ms: int, clock_ms: int) -> Look:
         """Fire the timers of a user that are due when the partition's clock stands at an instant."""
         turn = self._begin(user_id, packed, last_ms)
-        before = _due(turn.memory)
+        before = due_of(turn.memory)
         self._fire(turn, clock_ms)
         return self._end(turn, before, ())
 
@@ -224,7 +229,7 @@ class TriggerEngine:
         item = self.shelf.items.get(change.item_id)
         if watch is None or item is None:
             return None
-        before = _due(turn.memory)
+        before = due_of(turn.memory)
         self._fire(turn, clock_ms)
         if watch.place == place:
             return self._end(turn, before, ())
@@ -247,12 +252,16 @@ class TriggerEngine:
         return self._end(turn, before, ())
 
     def _begin(self, user_id: str, packed: bytes | None, last_ms: int) -> _Turn:
-        memory = Memory() if packed is None else unpack_memory(packed)
+        try:
+            memory = Memory() if packed is None else unpack_memory(packed)
+        except StoreError as error:
+            log.error("%s; user %r starts afresh", error, user_id)
+            memory = Memory()
         return _Turn(user_id, memory, last_ms, self.profiles.get(user_id, UNKNOWN))
 
     def _end(self, turn: _Turn, before: int, watched: Sequence[str]) -> Look:
         memory = turn.memory
-        due = _due(memory)
+        due = due_of(memory)
         wake = due
         for rule in self._idle:  # whoever comes back after a message is looked at again at once
             if rule.semantics == "changed" and not rule.speaks_of_cart and rule.name not in memory.timers:
@@ -279,7 +288,7 @@ class TriggerEngine:
     def _fire(self, turn: _Turn, upto_ms: int) -> None:
         """Fire what is due, in the order of due times; what is due at the same instant competes."""
         memory = turn.memory
-        while memory.timers and (due := _due(memory)) <= upto_ms:
+        while memory.timers and (due := due_of(memory)) <= upto_ms:
             matches = []
             for name in [name for name, timer in memory.timers.items() if timer.due_ms == due]:
                 timer, rule = memory.timers.pop(name), self._by_name.get(name)
@@ -356,11 +365,6 @@ class TriggerEngine:
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _due(memory: Memory) -> int:
-    """When the next timer is due."""
-    return min([t.due_ms for t in memory.timers.values()]) if memory.timers else NEVER_MS
 
 
 def _idle_subject(rule: Rule, turn: _Turn) -> str:

@@ -55,7 +55,8 @@ def about_user(
 
 def _about_cart(rule: Rule, memory: Memory, subject: str, shelf: Shelf, evidence: dict[str, Any]) -> Match:
     lines = {
-        i: {"item_id": i, "price": line.price, "quantity": line.quantity} for i, line in memory.cart.items()
+        i: {"item_id": i, "price": line.price, "quantity": round(line.quantity, 3)}
+        for i, line in memory.cart.items()
     }
     left = tuple(line for i, line in lines.items() if not shelf.is_out(i))
     prices = [line.price * line.quantity for line in memory.cart.values() if line.price is not None]

@@ -111,7 +111,7 @@ class Memory(msgspec.Struct, array_like=True):
     >>> memory = Memory()
     >>> _ = remember(memory, Event("e", "add_to_cart", 5, "u", item_id="a", value=3.0), 5, Shelf())
     >>> memory.cart, memory.cart_ms
-    ({'a': Line(price=3.0, quantity=1, at_ms=5)}, 5)
+    ({'a': Line(price=3.0, quantity=1.0, at_ms=5)}, 5)
     >>> unpack_memory(pack_memory(memory, NEVER_MS)) == memory
     True
     """
@@ -133,13 +133,12 @@ _decode = msgspec.msgpack.Decoder(Memory).decode
 
 
 def pack_memory(memory: Memory, wake_ms: int) -> bytes:
-    """A memory as bytes; what does not fit is forgotten, the items watched longest first."""
+    """A memory as bytes; of what does not fit the oldest is forgotten."""
     packed = _encode(memory)
     while len(packed) > MOST_BYTES:
-        if memory.watches:
-            _forget(memory.watches, max(1, len(memory.watches) // 4))
-        elif memory.cart:
-            _forget(memory.cart, max(1, len(memory.cart) // 4))
+        if memory.watches or memory.cart:
+            table = memory.watches if len(memory.watches) >= len(memory.cart) else memory.cart
+            _forget(table, max(1, len(table) // 4))
         else:
             memory.timers, memory.fired = {}, {}  # of very many rules
         packed = _encode(memory)
@@ -163,13 +162,18 @@ def unpack_memory(packed: bytes) -> Memory:
     return memory
 
 
+def due_of(memory: Memory) -> int:
+    """When the next timer is due, `NEVER_MS` without any."""
+    return min([t.due_ms for t in memory.timers.values()]) if memory.timers else NEVER_MS
+
+
 def wake_of(packed: bytes) -> int:
     """The time from which on a user has to be looked at, read without the rest.
 
     >>> wake_of(pack_memory(Memory(), 7))
     7
     """
-    wake: int = _WAKE.unpack_from(packed)[0]
+    wake: int = _WAKE.unpack_from(packed)[0] if len(packed) >= _WAKE.size else 0
     return wake
 
 
@@ -234,7 +238,7 @@ def _visit(session: Session, what: str, at_ms: int) -> None:
 def _put_in(memory: Memory, item_id: str, price: float | None, quantity: float | None, at_ms: int) -> None:
     line = memory.cart.get(item_id)
     if line is None:
-        memory.cart[item_id] = Line(price, 1 if quantity is None else quantity, at_ms)
+        memory.cart[item_id] = Line(price, 1.0 if quantity is None else float(quantity), at_ms)
         if len(memory.cart) > MOST_LINES:
             _forget(memory.cart, 1)
     elif at_ms > line.at_ms:

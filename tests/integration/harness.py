@@ -139,6 +139,8 @@ class Deployment:
             "group": name,
             **{f"{t}_topic": f"{name}.{t}" for t in ("events", "items", "users", "examples", "control")},
             "dead_letter_topic": f"{name}.events.dlq",
+            "triggers_topic": f"{name}.triggers",
+            "suppressed_topic": f"{name}.triggers.suppressed",
             "io_timeout_s": 15,
             "session_timeout_s": 6,
             **settings,
