@@ -29,6 +29,8 @@ prune = typer.Typer(
 app.add_typer(prune, name="prune")
 lists = typer.Typer(no_args_is_help=True, help="Lists: the business rules that they keep to.")
 app.add_typer(lists, name="lists")
+triggers = typer.Typer(no_args_is_help=True, help="Triggers: rules, and what they would send.")
+app.add_typer(triggers, name="triggers")
 
 Format = Annotated[str, typer.Option("--format", "-f", help="auto, jsonl, metarank, movielens, otto or csv")]
 Columns = Annotated[
@@ -350,6 +352,75 @@ def validate_rules(
     _say({"file": str(path), "rules": len(rules.rules), "active": active, "diversity": rules.diversity,
           "at_most": dict(rules.at_most)}, as_json,
          f"{path}: {len(rules.rules)} rules, in force now: {', '.join(active) or 'none'}")  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------- triggers
+
+
+@triggers.command("validate")
+def validate_trigger_rules(
+    file: Annotated[Path | None, typer.Argument(help="of rules; RECS_TRIGGER_RULES without")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a file of trigger rules, and say what is in force with it."""
+    from stream_app.config import load_settings
+    from stream_app.triggers.rules_file import load_trigger_rules
+
+    path = file or load_settings().trigger_rules
+    rules = load_trigger_rules(path)
+    on = [rule.name for rule in rules.enabled]
+    off = [rule.name for rule in rules.rules if not rule.enabled]
+    name = "built-in rules" if path is None else str(path)
+    _say({"file": None if path is None else str(path), "enabled": on, "disabled": off}, as_json,
+         f"{name}: {len(on)} rules by priority: {', '.join(on) or 'none'}"
+         + (f"; switched off: {', '.join(off)}" if off else ""))  # fmt: skip
+
+
+@triggers.command("preview")
+def preview_rules(
+    rules: Annotated[
+        list[Path] | None, typer.Argument(help="files of rules to compare; the rules in force without")
+    ] = None,
+    sources: Annotated[
+        list[str] | None, typer.Option("--from", help="files of records, or `topic` for what Kafka holds")
+    ] = None,
+    last: Annotated[str | None, typer.Option(help="only what was due in the last 7d, 24h, …")] = None,
+    samples: Annotated[int, typer.Option(min=0, help="messages to show of each rule")] = 1,
+    format: Format = "auto",
+    columns: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """What would these rules have sent? Replays a history and sends nothing."""
+    import time
+
+    from stream_app.config import load_settings
+    from stream_app.previewing import read_topics, render
+    from stream_app.triggers.preview import Preview
+    from stream_app.triggers.rules_file import load_trigger_rules, parse_duration
+
+    settings = load_settings()
+    last_ms = None if last is None else parse_duration("--last", last)
+    now_ms = int(time.time() * 1000)
+    paths: list[Path | None] = [*rules] if rules else [settings.trigger_rules]
+    runs = {"built-in" if p is None else str(p): Preview(load_trigger_rules(p), now_ms) for p in paths}
+    for source in sources or ["topic"]:
+        if source == "topic":
+            for record, partition in run(read_topics(settings)):
+                for one in runs.values():
+                    one.feed(record, partition)
+            continue
+        with _Reading(Path(source), format, columns, skip_bad, quiet=as_json) as reading:
+            for record in reading.records():
+                for one in runs.values():
+                    one.feed(record)
+    reports = {name: one.report(last_ms, samples, settings.namespace) for name, one in runs.items()}
+    if as_json:
+        print(json.dumps({name: report.to_json_object() for name, report in reports.items()}))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(render(reports))
 
 
 # ------------------------------------------------------------------------------------------ prune

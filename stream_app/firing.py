@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from stream_app.events import Item, Tombstone
-from stream_app.lookout import LATE_MS, Lookout
+from stream_app.lookout import Lookout
 from stream_app.recommender import Lists, Recommender
 from stream_app.store import Store, TriggerWrites
 from stream_app.telemetry import Metrics
 from stream_app.transport import OutMessage
-from stream_app.triggers.engine import Decision, Look
+from stream_app.triggers.engine import LATE_MS, Decision, Look
 from stream_app.triggers.memory import NEVER_MS, due_of, unpack_memory
 from stream_app.triggers.messages import Recommendation, cloud_event
 from stream_app.triggers.shelf import Change

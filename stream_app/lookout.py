@@ -16,9 +16,6 @@ from stream_app.triggers.engine import Look, TriggerEngine
 from stream_app.triggers.shelf import Change
 from stream_app.user_table import UserTable
 
-LATE_MS = 5_000
-"""How much later than it is due a timer fires while events come: so late may an event be to stop it."""
-
 
 class Lookout:
     """The triggers of the users in memory.

@@ -11,6 +11,8 @@
     ├── matching       what a rule that matched has to say
     └── gates          why it is held back after all
     messages       decisions as CloudEvents
+    preview        what rules would have sent, on a history
 
-All of it is pure; `stream_app.firing` connects it to Kafka and Redis.
+All of it is pure; `stream_app.lookout` holds it against the
+users of a worker, `stream_app.firing` connects it to Kafka and Redis.
 """

@@ -41,6 +41,9 @@ from stream_app.triggers.memory import (
 from stream_app.triggers.rules import Rule, TriggerRules
 from stream_app.triggers.shelf import Change, Shelf
 
+LATE_MS = 5_000
+"""How much later than it is due a timer fires while events come: so late may an event be to stop it."""
+
 log = logging.getLogger(__name__)
 
 

@@ -237,6 +237,25 @@ def _is_known_on(name: str, on: tuple[str, ...]) -> bool:
     return about in ("user", "cart") or (about == "item" and on[0] in ("price", "stock")) or about == on[0]
 
 
+def parse_duration(key: str, text: str) -> int:
+    """A time such as ``30 min`` in milliseconds.
+
+    Raises
+    ------
+    ConfigError
+        If it is none; the text names `key`.
+
+    Examples
+    --------
+    >>> parse_duration("--last", "7d")
+    604800000
+    """
+    try:
+        return _duration(Members("", {key: text}), key, 0)
+    except WrongError as error:
+        raise ConfigError(str(error)) from None
+
+
 def _duration(table: Members, key: str, default: int) -> int:
     value = table.take(key)
     if value is None:
