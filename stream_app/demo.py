@@ -9,7 +9,6 @@ import asyncio
 import json
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -253,10 +252,8 @@ class Demo:
         held = await _messages(settings, settings.suppressed_topic)
         latest = {m["type"]: m for m in sent if m["data"]["recommendations"]}  # the last of each rule
         two = sorted(latest.values(), key=lambda m: str(m["time"]))[-2:]
-        rare = Counter(m["data"]["suppressed"] for m in held)
-        one = sorted(held, key=lambda m: rare[m["data"]["suppressed"]] if rare else 0, reverse=True)
-        telling = [m for m in one if m["data"]["suppressed"] not in ("no_consent", "hold_out")]
-        return two + (telling or one)[:1]
+        telling = [m for m in held if m["data"]["suppressed"] not in ("no_consent", "hold_out")]
+        return two + (telling or held)[-1:]
 
     # The result
 
@@ -343,7 +340,9 @@ async def _messages(settings: Settings, topic: str) -> list[dict[str, Any]]:
 
 
 def _mentioned(messages: Sequence[dict[str, Any]]) -> set[str]:
-    return {i["item_id"] for m in messages for i in (*m["data"]["items"], *m["data"]["recommendations"])}
+    data = [m["data"] for m in messages]
+    because = {p["why"].removeprefix("goes with ") for d in data for p in d["recommendations"]}
+    return because | {i["item_id"] for d in data for i in (*d["items"], *d["recommendations"])}
 
 
 def _trigger_counts(metrics: Metrics) -> dict[str, dict[str, int]]:

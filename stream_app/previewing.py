@@ -102,6 +102,12 @@ def _overlap(report: PreviewReport) -> Table:
     return table
 
 
+def _named(reason: str, items: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
+    for item in items:
+        reason = reason.replace(item["item_id"], names.get(item["item_id"], item["item_id"]))
+    return reason
+
+
 def render_message(message: Mapping[str, Any], titles: Mapping[str, str] | None = None) -> RenderableType:
     """A message as a reader would like to see it.
 
@@ -120,5 +126,8 @@ def render_message(message: Mapping[str, Any], titles: Mapping[str, str] | None 
     for item in data["items"][:MOST_SAMPLES]:
         table.add_row("about", names.get(item["item_id"], item["item_id"]), "")
     for pick in data["recommendations"][:MOST_SAMPLES]:
-        table.add_row("recommended", names.get(pick["item_id"], pick["item_id"]), Text(pick["why"], "dim"))
+        why = pick["why"].replace(
+            because := pick["why"].removeprefix("goes with "), names.get(because, because)
+        )
+        table.add_row("recommended", names.get(pick["item_id"], pick["item_id"]), Text(why, "dim"))
     return Group(head, table) if table.row_count else head
