@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.events import Event
+from stream_app.model.user_table import UserTable
 from stream_app.triggers.engine import Look, TriggerEngine
 from stream_app.triggers.shelf import Change
-from stream_app.user_table import UserTable
 
 
 class Lookout:

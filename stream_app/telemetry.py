@@ -38,6 +38,12 @@ class Metrics:
             ["rule", "outcome"],
             registry=self.registry,
         )
+        self.webhooks = counter("webhooks", "triggers that the webhook accepted")
+        self.webhook_failures = counter("webhook_failures", "requests to the webhook that failed")
+        self.webhooks_expired = counter(
+            "webhooks_expired", "triggers that expired before they were delivered"
+        )
+        self.webhook_dead_letters = counter("webhook_dead_letters", "triggers that could not be delivered")
         self.loss = Gauge("recs_loss", "mean log loss since the last drift alarm", registry=self.registry)
         self.lag = Gauge("recs_lag", "messages waiting", registry=self.registry)
         self.batch = Histogram("recs_batch_seconds", "time per batch", registry=self.registry)

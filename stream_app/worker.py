@@ -35,13 +35,14 @@ from stream_app.errors import (
 )
 from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
 from stream_app.events.dead_letters import Rejected
-from stream_app.exploring import Exploration
 from stream_app.failpoints import failpoint
 from stream_app.firing import Firing, Task, count_decisions, users_of_messages
-from stream_app.list_rules import RulesFile
+from stream_app.lists.exploring import Exploration
+from stream_app.lists.rules import RulesFile
+from stream_app.model.release import Overlay, Release
+from stream_app.model.user_table import tail_of
 from stream_app.ownership import Held, Ownership
 from stream_app.recommender import Lists, Outcome, Recommender
-from stream_app.release import Overlay, Release
 from stream_app.store import Store, lists_json
 from stream_app.telemetry import Metrics
 from stream_app.transport import Connection, EventSource, LogReader, OutMessage, Sender, ensure_topics
@@ -50,7 +51,6 @@ from stream_app.triggers.matching import in_words
 from stream_app.triggers.memory import unpack_memory
 from stream_app.triggers.rules import TriggerRules
 from stream_app.triggers.rules_file import load_trigger_rules
-from stream_app.user_table import tail_of
 
 POLL_S = 0.1
 COMMIT_S = 0.25
