@@ -1,1 +1,1 @@
-"""Marketing triggers: rules over what a user does, the messages they send, and what became of them."""
+"""Marketing triggers, the pure core: rules over what a user does, messages, and what became of them."""
