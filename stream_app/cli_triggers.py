@@ -96,9 +96,9 @@ def deliver(
 ) -> None:
     """Post triggers to a webhook, signed, in order per user. At most one process per partition has work."""
     from stream_app.config import load_settings
+    from stream_app.delivery import Deliverer
     from stream_app.telemetry import Metrics, StatusPage
-    from stream_app.triggers.delivery import Deliverer
-    from stream_app.triggers.webhook import Endpoint, parse_secrets
+    from stream_app.webhook import Endpoint, parse_secrets
 
     settings = load_settings()
     endpoint = Endpoint(
@@ -140,8 +140,8 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """What triggers brought: who bought after them, beside who was held out."""
+    from stream_app.effect_reading import read_files, read_topics
     from stream_app.triggers.effect import EffectTally
-    from stream_app.triggers.effect_reading import read_files, read_topics
 
     window_ms = _duration_ms(window)
     tally, bad = EffectTally(), 0

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from stream_app.cli import app
 from stream_app.config import load_settings
+from stream_app.effect_reading import read_topics
 from stream_app.embedded import EmbeddedBroker
 from stream_app.errors import ConfigError, EventError, InputError
 from stream_app.events import Event, EventItem, encode_event
 from stream_app.events.records import iso_time
 from stream_app.transport import Connection, Sender
 from stream_app.triggers.effect import Arm, EffectReport, EffectTally, Exposure, amount, decode_exposure
-from stream_app.triggers.effect_reading import read_topics
 from stream_app.triggers.randomised import DAY_MS, START_MS, Truth, simulate
 from stream_app.triggers.uplift import Counts, difference, ratio, wilson
 
