@@ -23,7 +23,7 @@ from river import facto, linear_model, optim
 from benchmarks import prune_data
 from benchmarks.timing import Rates, Work, at_least, by_turns, clocked
 from pruning.texts import encode_names
-from stream_app.model import FTRLClassifier
+from stream_app.model.ranker import FTRLClassifier
 
 CHUNK = 500  # events per call where a call takes many, as a consumer's poll brings them
 PART = {"river": 4_000, "river_fm": 400, "one": 10_000, "vw": 20_000}  # events of those who are slow

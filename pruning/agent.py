@@ -254,7 +254,7 @@ class PruningAgent:
         version
             The name of the bundle that the candidate is part of, if it is not the candidate's own.
         evidence
-            `overlap`, `dense_mean`, `candidate_mean`, `slices` of `Guard.judge`.
+            `overlap`, `dense_mean`, `candidate_mean`, `slices`, `look` of `Guard.judge`.
         """
         decision = self.guard.inspect(proposal.candidate, max_bytes=self.max_bytes)
         if decision.promoted:

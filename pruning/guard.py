@@ -133,6 +133,7 @@ class Guard:
         dense_mean: float | None = None,
         candidate_mean: float | None = None,
         slices: Mapping[str, NDArray[np.bool_]] | None = None,
+        look: int = 0,
     ) -> GuardDecision:
         """Decide from the losses of both on the same events.
 
@@ -146,11 +147,15 @@ class Guard:
             Mean predicted probabilities, if calibration is to be judged.
         slices
             Name → events of the slice, bool (n,).
+        look
+            0 when these events are judged once. A trial that is judged again whenever more events have come
+            counts its looks from 1: look j may err with probability (1 − `confidence`) / 2ʲ, so that all
+            looks together stay within 1 − `confidence` (union bound).
 
         Raises
         ------
         ParameterError
-            If the lengths differ.
+            If the lengths differ, or `look` is negative.
         NonFiniteError
             If a dense loss is not finite. A candidate that is not finite is rejected.
         """
@@ -158,10 +163,13 @@ class Guard:
         candidate = np.asarray(candidate_losses, np.float64)
         if dense.shape != candidate.shape or dense.ndim != 1:
             raise ParameterError(f"losses of shapes {dense.shape} and {candidate.shape}: pair the events")
+        if look < 0:
+            raise ParameterError(f"look is {look!r}: expected 0, or the number of this look from 1")
         if not np.isfinite(dense).all():
             raise NonFiniteError("a loss of the dense export is NaN or infinite: the trainer is broken")
         n = len(dense)
-        evidence: dict[str, Any] = {"events": n, "tolerance": self.tolerance}
+        confidence = 1 - (1 - self.confidence) / 2**look
+        evidence: dict[str, Any] = {"events": n, "tolerance": self.tolerance, "confidence": confidence}
         if not np.isfinite(candidate).all():
             return GuardDecision("reject", "a loss of the candidate is NaN or infinite", evidence)
         if n < self.min_samples:
@@ -169,7 +177,7 @@ class Guard:
             return GuardDecision("undecided", reason, evidence)
 
         difference = candidate - dense
-        mean, low, high = self._interval(difference)
+        mean, low, high = _interval(difference, confidence)
         evidence |= {
             "dense_loss": float(dense.mean()), "candidate_loss": float(candidate.mean()),
             "difference": mean, "low": low, "high": high,
@@ -178,7 +186,7 @@ class Guard:
             self._worse(mean, low)
             or self._other_lists(overlap, evidence)
             or self._miscalibrated(dense_mean, candidate_mean, evidence)
-            or self._broken_slice(difference, slices or {}, evidence)
+            or self._broken_slice(difference, slices or {}, confidence, evidence)
         )
         if fault:
             return GuardDecision("reject", fault, evidence)
@@ -221,6 +229,7 @@ class Guard:
         self,
         difference: NDArray[np.float64],
         slices: Mapping[str, NDArray[np.bool_]],
+        confidence: float,
         evidence: dict[str, Any],
     ) -> str | None:
         accepted = 10 * self.tolerance if self.slice_tolerance is None else self.slice_tolerance
@@ -228,18 +237,11 @@ class Guard:
             part = difference[chosen]
             if len(part) < 2:
                 continue
-            mean, low, _ = self._interval(part)
+            mean, low, _ = _interval(part, confidence)
             evidence.setdefault("slices", {})[name] = {"events": len(part), "difference": mean}
             if low > accepted:
                 return f"the loss of the slice {name!r} rises by {mean:.5f}, {accepted:.5f} is accepted"
         return None
-
-    def _interval(self, difference: NDArray[np.float64]) -> tuple[float, float, float]:
-        mean = float(difference.mean())
-        if np.ptp(difference) == 0.0:
-            return mean, mean, mean
-        margin = float(special.ndtri(self.confidence) * difference.std(ddof=1) / math.sqrt(len(difference)))
-        return mean, mean - margin, mean + margin
 
 
 class Shadow:
@@ -307,6 +309,15 @@ class Shadow:
         if n >= self.max_samples:
             return GuardDecision("undecided", f"{n} events did not decide: the old artefact stays", evidence)
         return GuardDecision("undecided", f"{n} live events have not decided yet", evidence)
+
+
+def _interval(difference: NDArray[np.float64], confidence: float) -> tuple[float, float, float]:
+    """The mean with its one-sided lower and upper bound."""
+    mean = float(difference.mean())
+    if np.ptp(difference) == 0.0:
+        return mean, mean, mean
+    margin = float(special.ndtri(confidence) * difference.std(ddof=1) / math.sqrt(len(difference)))
+    return mean, mean - margin, mean + margin
 
 
 def _survives(candidate: Artefact) -> bool:

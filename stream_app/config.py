@@ -104,6 +104,24 @@ class Settings(BaseSettings):
         0.9, ge=0, le=1, description="least agreement of the top 10 with the dense model"
     )
 
+    # Delivering triggers
+    triggers_topic: str = Field(
+        "triggers", description="topic of triggers that are to be sent, key = user_id"
+    )
+    suppressed_topic: str = Field(
+        "triggers.suppressed", description="topic of triggers that were held back, and why"
+    )
+    trigger_dead_letter_topic: str = Field(
+        "triggers.dlq", description="topic of triggers that the webhook did not take"
+    )
+    webhook_url: SecretStr = Field(SecretStr(""), description="where `recs triggers deliver` posts triggers")
+    webhook_secret: SecretStr = Field(
+        SecretStr(""), description="key of their signatures: `whsec_` and base64, two while it changes"
+    )
+    webhook_tries: int = Field(8, ge=1, le=100, description="before a trigger becomes a dead letter")
+    webhook_concurrency: int = Field(16, ge=1, le=1_000, description="requests at the same time")
+    webhook_timeout_s: float = Field(10, gt=0, le=120, description="longest wait for an answer")
+
     # Batches
     batch_size: int = Field(2_000, ge=1, le=100_000, description="events per batch at most")
     max_event_bytes: int = Field(
@@ -142,7 +160,7 @@ class Settings(BaseSettings):
             If there is no such River classifier, it is not linear, or it does not take these parameters.
         """
         from pruning import snapshot  # compiled code, only where a model is made
-        from stream_app.model import FTRLClassifier
+        from stream_app.model.ranker import FTRLClassifier
 
         given = f"RECS_RANKER={self.ranker!r}"
         try:
@@ -188,7 +206,7 @@ def load_settings(**overrides: Any) -> Settings:
                 problems.append(e["msg"].removeprefix("Value error, "))
                 continue
             name = "RECS_" + "_".join(map(str, e["loc"])).upper()
-            secret = "PASSWORD" in name or "URL" in name
+            secret = any(word in name for word in ("PASSWORD", "URL", "SECRET"))
             value = "" if secret else f"={e['input']!r}"
             message = e["msg"].removeprefix("Value error, ")
             problems.append(f"{name}{value}: {message[0].lower()}{message[1:]}")

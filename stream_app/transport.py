@@ -232,6 +232,14 @@ class EventSource:
         if at in self._consumer.assignment():
             self._consumer.seek(at, offset)
 
+    def hold(self, held: bool) -> None:
+        """Let `poll` return nothing of the assigned partitions, or go on; the member stays in its group."""
+        partitions = self._consumer.assignment()
+        if held:
+            self._consumer.pause(*partitions)
+        else:
+            self._consumer.resume(*partitions)
+
     def assigned(self) -> set[int]:
         """The partitions that belong to this member now."""
         return {p.partition for p in self._consumer.assignment()}

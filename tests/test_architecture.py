@@ -22,11 +22,18 @@ ONLY_IN = {
     "faust": {"stream_app.app"},
     "mode": {"stream_app.app", "stream_app.worker", "stream_app.learner"},  # Faust's base class of a service
     "aiokafka": {"stream_app.transport"},
+    "aiohttp": {"stream_app.triggers.webhook"},
     "redis": {"stream_app.store"},
     "confluent_kafka": {"stream_app.embedded"},
 }
+# What is pure may import only what is pure: a package of `stream_app` → the packages and modules it may know.
+PURE = {
+    "events": {"events", "errors"},
+    "model": {"model", "events", "errors"},
+    "lists": {"lists", "model", "events", "errors"},
+}
 # The command line starts everything, so it may import anything inside a function: `recs --help` stays fast.
-LAZY_ANYTHING = {"stream_app.cli"}
+LAZY_ANYTHING = {"stream_app.cli", "stream_app.cli_parts", "stream_app.cli_triggers"}
 UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
@@ -156,6 +163,19 @@ def test_library_lives_behind_one_file(library: str) -> None:
         if one.package == library
         and one.module not in ONLY_IN[library]
         and not (one.lazy and one.module in LAZY_ANYTHING)
+    ]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+@pytest.mark.parametrize("package", PURE)
+def test_the_core_knows_nothing_of_its_edges(package: str) -> None:
+    """Events, model and lists import what is as pure as they are, in one direction."""
+    wrong = [
+        one
+        for one in IMPORTS
+        if one.module.startswith(f"stream_app.{package}")
+        and one.package == "stream_app"
+        and one.target.split(".")[1] not in PURE[package]
     ]
     assert not wrong, "\n".join(map(str, wrong))
 

@@ -40,6 +40,21 @@ def test_a_candidate_at_the_edge_of_the_tolerance_is_promoted_in_few_of_1000_sha
     assert verdicts.count("reject") <= 50
 
 
+def test_a_trial_that_is_judged_again_and_again_counts_its_looks() -> None:
+    """Four looks at a candidate at the edge of the tolerance err in 5 % of trials, uncounted in more."""
+    rng, guard = np.random.default_rng(2), Guard(tolerance=1e-3, min_samples=250)
+    wrong = {"counted": 0, "uncounted": 0}
+    for _ in range(1000):
+        risen = rng.normal(1e-3, 0.02, 2000)
+        for name in wrong:
+            for look, n in enumerate((250, 500, 1000, 2000), start=1):
+                one = guard.judge(np.zeros(n), risen[:n], look=look if name == "counted" else 0)
+                if one.promoted:
+                    wrong[name] += 1
+                    break
+    assert wrong["counted"] <= 50 < wrong["uncounted"]
+
+
 def test_shadows_decide_clear_cases_and_leave_close_ones() -> None:
     """Surely better: promote; surely worse: reject; equal with few events: undecided, which ends the test."""
     rng = np.random.default_rng(7)

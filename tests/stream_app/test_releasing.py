@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from pruning import Guard, Int8, Ledger, PruningAgent, PruningError, Snapshot
 from pruning.quantization import Quantized
-from stream_app.candidates import new_scratch
-from stream_app.examples import ExampleBatch
-from stream_app.item_index import USER_TOKENS
-from stream_app.learning import Learner
+from stream_app.model.candidates import new_scratch
+from stream_app.model.examples import ExampleBatch
+from stream_app.model.item_index import USER_TOKENS
+from stream_app.model.learning import Learner
+from stream_app.model.release import Release, version_of
+from stream_app.model.releasing import SLICES, ReleaseCycle, _overlap
+from stream_app.model.scoring import Users, View, refresh
+from stream_app.model.served_model import ServedModel
 from stream_app.online import DenseModel
-from stream_app.release import Release, version_of
-from stream_app.releasing import ReleaseCycle, _overlap
-from stream_app.scoring import Users, View, refresh
-from stream_app.served_model import ServedModel
 from stream_app.simulator import Shop
 from tests.stream_app.worlds import Pair
 
@@ -91,6 +91,8 @@ def test_a_good_candidate_is_promoted(batches: list[ExampleBatch]) -> None:
     assert (line.verdict, line.version, line.time is not None) == ("promote", active.version, True)
     assert 0 < line.weights_after <= 0.51 * line.weights_before
     assert line.evidence["events"] >= 150 and line.evidence["overlap@10"] > 0.5
+    assert line.evidence["confidence"] == 0.975  # the first look of several
+    assert set(line.evidence["slices"]) <= set(SLICES) and {"head", "tail"} <= set(line.evidence["slices"])
     again = Release.from_bytes(active.data)
     assert again.ranker.version == active.release.ranker.version
 
@@ -254,9 +256,10 @@ def test_examples_of_items_newer_than_the_trial_are_left_out(batches: list[Examp
     keys = batch.keys.copy()
     chosen = batch.item[np.flatnonzero(batch.count > 1)[0], 0]
     keys[chosen] = newest
-    losses, overlap = cycle._replay(trial, replace(batch, keys=keys))
+    replayed = cycle._replay(trial, replace(batch, keys=keys))
     several = int((batch.count > 1).sum())
-    assert 0 < len(losses) == len(overlap) < several and np.isfinite(losses).all()
+    assert 0 < len(replayed.losses) == len(replayed.overlap) == len(replayed.slices) < several
+    assert np.isfinite(replayed.losses).all()
 
 
 def test_a_batch_without_others_tells_a_trial_nothing(batches: list[ExampleBatch]) -> None:

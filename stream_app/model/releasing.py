@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numba as nb
 import numpy as np
@@ -21,16 +22,19 @@ from numpy.typing import NDArray
 
 from pruning import EmptyModelError, GuardDecision, Proposal, PruningAgent, SaliencyPruner
 from pruning.agent import Pruner
-from stream_app.candidates import clear_item, new_scratch
-from stream_app.examples import ExampleBatch
-from stream_app.features import N_NUMBERS, describe
-from stream_app.learning import Learner, ranker_step
-from stream_app.release import Release, version_of
-from stream_app.retrieval import ItemStats, compacted, length_bucket
-from stream_app.scoring import MOST_CANDIDATES, View, candidates_of, score, top_k
-from stream_app.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
+from stream_app.model.candidates import clear_item, new_scratch
+from stream_app.model.examples import ExampleBatch
+from stream_app.model.features import N_NUMBERS, describe
+from stream_app.model.learning import Learner, ranker_step
+from stream_app.model.release import Release, version_of
+from stream_app.model.retrieval import ItemStats, compacted, length_bucket
+from stream_app.model.scoring import MOST_CANDIDATES, View, candidates_of, score, top_k
+from stream_app.model.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
 
 OVERLAP_AT = 10
+SLICES = ("new users", "new items", "head", "tail")  # of the examples, none of which a release may sacrifice
+NEW_USER = 4  # users with fewer items in their history are new
+NEW_ITEM = 5.0  # so are items with less feedback
 BACK_OFF = 0.75  # of the share to prune, after the guard said no
 
 
@@ -54,6 +58,14 @@ class Published:
     links: int
 
 
+class _Replayed(NamedTuple):
+    """How both views of a trial did on some examples."""
+
+    losses: NDArray[np.float64]  # (e, 2) dense, pruned
+    overlap: NDArray[np.float64]  # (e,) how far their lists agree
+    slices: NDArray[np.bool_]  # (e, len(SLICES))
+
+
 @dataclass
 class _Trial:
     """A release on trial: both exports frozen, and how they did so far."""
@@ -65,8 +77,8 @@ class _Trial:
     needed: int
     promoted: bool = False
     samples: int = 0
-    losses: list[NDArray[np.float64]] = field(default_factory=list)  # (e, 2) each, until the promotion
-    overlap: list[NDArray[np.float64]] = field(default_factory=list)
+    replayed: list[_Replayed] = field(default_factory=list)  # until the promotion
+    looks: int = 0  # how often the guard was asked
     watched: int = 0  # examples since the promotion, and the sum of their rise of the loss
     risen: float = 0.0
 
@@ -133,12 +145,11 @@ class ReleaseCycle:
             if self.learner.step >= self._next and self.agent.breaker.allows(self.learner.step):
                 self.propose()
             return None
-        losses, overlap = self._replay(trial, batch)
-        trial.samples += len(losses)
+        replayed = self._replay(trial, batch)
+        trial.samples += len(replayed.losses)
         if trial.promoted:
-            return self._watch(trial, losses, time)
-        trial.losses.append(losses)
-        trial.overlap.append(overlap)
+            return self._watch(trial, replayed.losses, time)
+        trial.replayed.append(replayed)
         return self._decide(trial, time) if trial.samples >= trial.needed else None
 
     def propose(self) -> Published | None:
@@ -193,8 +204,7 @@ class ReleaseCycle:
         self._trial = None
         return self.active
 
-    def _replay(self, trial: _Trial, batch: ExampleBatch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Losses (e, 2) of the dense and the pruned view, and how far their lists agree (e,)."""
+    def _replay(self, trial: _Trial, batch: ExampleBatch) -> _Replayed:
         items = self.learner.items
         n, v = items.capacity, len(items.vocabulary)
         if len(self._scratch.mark) < n or len(self._scratch.cross) < v:
@@ -213,13 +223,16 @@ class ReleaseCycle:
                 batch.count[keep], self._scratch, one, lists[x],
             )  # fmt: skip
             losses[:, x] = one
-        return losses, _overlap(lists[0], lists[1])
+        slices = slices_of(batch.length[keep], trial.dense.stats.count, item[keep, 0])
+        return _Replayed(losses, _overlap(lists[0], lists[1]), slices)
 
     def _decide(self, trial: _Trial, time: str | None) -> GuardDecision:
-        losses, overlap = np.concatenate(trial.losses), float(np.concatenate(trial.overlap).mean())
+        losses, overlap, slices = map(np.concatenate, zip(*trial.replayed, strict=True))
+        trial.looks += 1
         decision = self.agent.judge(
-            trial.proposal, losses[:, 0], losses[:, 1], overlap=overlap, time=time,
-            version=trial.published.version,
+            trial.proposal, losses[:, 0], losses[:, 1], overlap=float(overlap.mean()), time=time,
+            version=trial.published.version, look=trial.looks,
+            slices={name: slices[:, x] for x, name in enumerate(SLICES)},
         )  # fmt: skip
         if decision.promoted:
             self.previous, self.active = self.active, trial.published
@@ -270,6 +283,32 @@ def _frozen(learner: Learner, proposal: Proposal, like: View) -> View:
     return make_view(
         like._replace(learned=True, graph=compacted(learner.graph), stats=stats, weights=weights)
     )
+
+
+def slices_of(
+    length: NDArray[np.int32], count: NDArray[np.float32], chosen: NDArray[np.int32]
+) -> NDArray[np.bool_]:
+    """Which of `SLICES` examples belong to, bool (e, len(SLICES)).
+
+    Parameters
+    ----------
+    length
+        Items in the user's history, (e,).
+    count
+        Feedback on each item so far, (n,). The head is the items that make up half of it.
+    chosen
+        The item that was chosen, (e,).
+
+    Examples
+    --------
+    >>> slices_of(np.array([0, 9]), np.array([90.0, 50.0, 1.0], np.float32), np.array([0, 2]))
+    array([[ True, False,  True, False],
+           [False,  True, False,  True]])
+    """
+    falling = np.sort(count)[::-1]
+    half = int(np.searchsorted(np.cumsum(falling, dtype=np.float64), falling.sum(dtype=np.float64) / 2))
+    head = count[chosen] >= falling[half] if len(falling) else np.zeros(len(chosen), np.bool_)
+    return np.stack((length < NEW_USER, count[chosen] < NEW_ITEM, head, ~head), axis=1)
 
 
 def _overlap(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.float64]:
