@@ -36,7 +36,7 @@ from stream_app.model.item_index import ITEM_TOKENS, USER_TOKENS
 from stream_app.model.ranker import FTRLClassifier
 from stream_app.model.retrieval import LENGTH_BUCKETS, Neighbours, new_covisits, new_stats
 from stream_app.model.scoring import Users, View, refresh, score, sum_item_tokens
-from stream_app.model.served_model import FreshWeights, bare_weights, make_view
+from stream_app.model.served_model import NO_MOVES, FreshWeights, bare_weights, make_view
 from stream_app.model.user_table import OFFERS
 
 FEATURES = 28
@@ -135,7 +135,8 @@ def world(items: int, seed: int = 0) -> tuple[View, Users]:
     view = View(
         learned=False, graph=new_covisits(1, 1), neighbours=near, stats=stats,
         weights=bare_weights(release, FreshWeights(), mean, inv_std), item_tokens=tokens,
-        vocabulary=vocabulary, servable=np.ones(items, np.uint8), pool=np.arange(110, dtype=np.int32), step=items,
+        vocabulary=vocabulary, servable=np.ones(items, np.uint8), pool=np.arange(110, dtype=np.int32),
+        step=items, moves=NO_MOVES,
     )  # fmt: skip
     of_users = np.zeros((LISTS, USER_TOKENS), np.uint64)
     of_users[:, :6] = random.integers(1 << 49, 1 << 62, (LISTS, 6)).astype(np.uint64)
