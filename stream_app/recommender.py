@@ -24,7 +24,6 @@ from stream_app.lists.exploring import Exploration, seeds_of
 from stream_app.lists.making import finished, widened
 from stream_app.lists.rules import ListRules
 from stream_app.lookout import Lookout
-from stream_app.model.candidates import clear_item
 from stream_app.model.examples import CHOSEN, DISLIKED, LIKED, SHOWN, ExampleBatch
 from stream_app.model.features import N_NUMBERS, describe
 from stream_app.model.item_index import ItemIndex
@@ -468,7 +467,6 @@ class Recommender:
         row = self.users.row(user_id)
         history = users.items[row, : users.length[row]]
         candidates_of(view, history, history, MOST_CANDIDATES, scratch)
-        clear_item(scratch, number)
         recall(view, users, row, users.offers[row], scratch)
         best, because = 0.0, None
         for j in history[::-1][:WINDOW]:
@@ -478,7 +476,7 @@ class Recommender:
                 best, because = float(near.scale[j] * near.score[j, at[0]]), self.items.ids[j]
         one = np.array([number], np.int32)
         raw = np.zeros((1, N_NUMBERS), np.float32)
-        describe(one, history, view.item_tokens, view.stats, view.step, scratch, raw)
+        describe(one, history, view, scratch, raw)
         bucket = length_bucket(len(history))
         parts = score_parts(view, number, raw[0], users.tokens[row], bucket, LIST_GAP)
         if because is not None:

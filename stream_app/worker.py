@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from mode import Service
@@ -54,7 +55,8 @@ from stream_app.triggers.rules_file import load_trigger_rules
 
 POLL_S = 0.1
 COMMIT_S = 0.25
-RENEWED = 1_000  # lists made again per turn after a new release
+RENEWED = 1_000  # lists made again per turn when there is nothing else to do …
+RENEWED_BESIDE = 200  # … and beside a batch, so that its users wait 10 ms at most
 T = TypeVar("T")
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
@@ -163,7 +165,9 @@ class Worker(Service):
         self._batch = asyncio.Lock()  # held while a batch is under way
         self._done: dict[int, int] = {}  # partition → next offset to commit
         self._effect: asyncio.Task[None] | None = None  # of the last batch
-        self._outdated: list[str] = []  # users whose lists are of another release
+        self._outdated: dict[str, None] = {}  # users whose lists are of another release …
+        self._is_urgent = False  # … which may not be served any longer
+        self._release_step = -1  # of the release that is served
         self._overlays = 0  # overlays applied over the release
         self._publication: bytes | None = None  # the list of overlays that they come from
         self._examples_partitions = 1
@@ -239,7 +243,7 @@ class Worker(Service):
             self._busy = await self._fire(batches)
             if not handled:
                 await self._settle()
-            await self._renew()
+            await self._renew(handled)
             if self._done and time.monotonic() - self._last_commit >= COMMIT_S:
                 await self._commit()
             return handled
@@ -284,6 +288,8 @@ class Worker(Service):
             return False
         work = asyncio.to_thread(self._compute, partition, offsets, events, rejected)
         messages, lists, outcome = await work
+        for user_id in outcome.lists.user_ids if self._outdated else ():
+            self._outdated.pop(user_id, None)
         failpoint("worker.after_apply")
         await self._settle()
         if self._ownership.held(partition) is not held:
@@ -616,16 +622,27 @@ class Worker(Service):
         if rules is not None:
             policy.take(rules)
         if policy.at(int(self.clock() * 1000)):
-            self._outdated = self.recommender.users.in_memory()
+            self._outdate(is_urgent=True)
 
-    async def _renew(self) -> None:
-        """After a new release, a rollback or other rules, make the lists of the users in memory again.
+    def _outdate(self, *, is_urgent: bool) -> None:
+        """Let the lists of all users in memory be made again, at once if the old ones may not be served."""
+        self._outdated = dict.fromkeys(self.recommender.users.in_memory())
+        self._is_urgent |= is_urgent
 
-        Some at a turn; nobody reads a list of a model that is no longer served for longer than this takes.
+    async def _renew(self, handled: int) -> None:
+        """After a release, a rollback or other rules, make the lists of users in memory again, some a turn.
+
+        Whoever has an event gets a list with it. The others wait while batches are full, because events wait
+        then, too; but not after a rollback or with other rules: an old list may then not be served.
         """
-        some, self._outdated = self._outdated[:RENEWED], self._outdated[RENEWED:]
-        if some:
-            await self._remake(some)
+        if not self._outdated or (2 * handled > self.settings.batch_size and not self._is_urgent):
+            return
+        most = RENEWED if self._is_urgent or not handled else RENEWED_BESIDE
+        some = [*islice(self._outdated, most)]
+        for user_id in some:
+            del self._outdated[user_id]
+        self._is_urgent &= bool(self._outdated)
+        await self._remake(some)
 
     async def _remake(self, user_ids: Sequence[str]) -> None:
         """Make the lists of users again, as far as they are in memory."""
@@ -649,10 +666,13 @@ class Worker(Service):
                 data = await self.store.read_release(version)
                 if data is None:
                     return
-                model.load(await asyncio.to_thread(Release.from_bytes, data), version)
+                release = await asyncio.to_thread(Release.from_bytes, data)
+                model.load(release, version)
                 self._overlays, self._publication = 0, None
                 self.metrics.releases.inc()
-                self._outdated = self.recommender.users.in_memory()
+                step = release.tables.step
+                self._outdate(is_urgent=step < self._release_step)  # an earlier one again: a rollback
+                self._release_step = step
                 self.log.info("serving release %s", version)
             found, overlays = await self.store.read_overlays(version, self._overlays, self._publication)
             if found != self._publication:
