@@ -19,9 +19,7 @@ from stream_app.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from stream_app.triggers.effect import Arm, Effect, EffectReport
 
-triggers = typer.Typer(
-    no_args_is_help=True, help="Triggers: rules, previews, delivery, effect."
-)
+triggers = typer.Typer(no_args_is_help=True, help="Triggers: rules, previews, delivery, effect.")
 
 
 @triggers.command("validate")

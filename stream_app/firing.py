@@ -26,7 +26,7 @@ from stream_app.triggers.memory import NEVER_MS, due_of, unpack_memory
 from stream_app.triggers.messages import Recommendation, cloud_event
 from stream_app.triggers.shelf import Change
 
-SLICE = 500  # users per turn and partition
+SLICE = 500  # users per turn and partition; fewer where fewer fit into memory
 GRACE_MS = 10_000  # silence after which a partition's clock goes on by itself
 LONGEST_TURN_MS = 5_000  # a turn that seems to have taken longer was a clock that was set
 LONGEST_AWAY_MS = 86_400_000  # time without a worker that counts as silence
@@ -90,6 +90,7 @@ class Firing:
         self, recommender: Recommender, lookout: Lookout, store: Store, clock_ms: Callable[[], int]
     ) -> None:
         self._recommender, self._lookout, self._store, self._clock_ms = recommender, lookout, store, clock_ms
+        self._slice = min(SLICE, lookout.users.max_users)
         self._partitions: dict[int, _Partition] = {}
         self._offsets: list[int] = []  # of `_changes`
         self._changes: list[Change] = []
@@ -178,7 +179,7 @@ class Firing:
             return None
         upto = clock - LATE_MS
         if one.next_due_ms <= upto:
-            users, first = await self._store.due_users(partition, upto, SLICE)
+            users, first = await self._store.due_users(partition, upto, self._slice)
             one.next_due_ms = NEVER_MS if first is None else first
             if users:
                 return Task(users, lambda some: (self._lookout.on_time(some, upto), []))
@@ -196,10 +197,10 @@ class Firing:
             return
         watchers = await self._store.watchers(partition, [change.item_id for change in changes])
         for offset, change, users in zip(offsets, changes, watchers, strict=True):
-            for begin in range(0, len(users), SLICE):
-                is_last = begin + SLICE >= len(users)
+            for begin in range(0, len(users), self._slice):
+                is_last = begin + self._slice >= len(users)
                 one.tasks.append(
-                    self._of_change(partition, offset, change, users[begin : begin + SLICE], is_last)
+                    self._of_change(partition, offset, change, users[begin : begin + self._slice], is_last)
                 )
         if not one.tasks:
             one.place = offsets[-1]
