@@ -10,11 +10,13 @@ in between repeats it from the same states: the same messages with the same ids.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from stream_app.errors import StoreError
 from stream_app.events import Item, Tombstone
 from stream_app.lookout import Lookout
 from stream_app.recommender import Lists, Recommender
@@ -22,6 +24,7 @@ from stream_app.store import Store, TriggerWrites
 from stream_app.telemetry import Metrics
 from stream_app.transport import OutMessage
 from stream_app.triggers.engine import LATE_MS, Decision, Look
+from stream_app.triggers.intent import Intent
 from stream_app.triggers.memory import NEVER_MS, due_of, unpack_memory
 from stream_app.triggers.messages import Recommendation, cloud_event
 from stream_app.triggers.shelf import Change
@@ -32,6 +35,9 @@ LONGEST_TURN_MS = 5_000  # a turn that seems to have taken longer was a clock th
 LONGEST_AWAY_MS = 86_400_000  # time without a worker that counts as silence
 CHANGES_AT_ONCE = 200  # items whose watchers are asked for in one round trip
 MOST_CHANGES = 100_000  # kept for partitions that other workers may hand over
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,16 +109,21 @@ class Firing:
     async def begin(self, partitions: int) -> None:
         """Find out, before items are read from the beginning, which of their changes everybody knows."""
         places = await self._store.trigger_places(range(partitions))
-        known = [place["items"] for place in places.values() if "items" in place]
+        known = [int(place["items"]) for place in places.values() if "items" in place]
         self._known = min(known, default=NEVER_MS)
 
     async def take(self, partition: int) -> None:
         """Go on with a partition where its last owner stopped; what is not known of it begins now."""
         found = (await self._store.trigger_places([partition]))[partition]
-        self._partitions[partition] = one = _Partition(min(found.get("items", self._read), self._read))
+        place = int(found.get("items", self._read))
+        self._partitions[partition] = one = _Partition(min(place, self._read))
         if "clock" in found:
-            self._lookout.moved_to(partition, found["clock"])
-            one.away_ms = min(max(0, self._clock_ms() - found["wall"]), LONGEST_AWAY_MS)
+            self._lookout.moved_to(partition, int(found["clock"]))
+            one.away_ms = min(max(0, self._clock_ms() - int(found["wall"])), LONGEST_AWAY_MS)
+        try:
+            self._lookout.intents[partition] = Intent(found.get("intent"))
+        except StoreError as error:
+            log.error("%s; it begins afresh", error)
 
     def holds(self, partition: int) -> bool:
         """Whether a partition was taken."""
@@ -123,6 +134,7 @@ class Firing:
         for partition in partitions:
             self._partitions.pop(partition, None)
             self._lookout.clocks.pop(partition, None)
+            self._lookout.intents.pop(partition, None)
 
     def forget(self, partition: int) -> None:
         """What Redis held of a partition is lost: its clock begins again with what is replayed."""
@@ -229,13 +241,14 @@ class Firing:
         timers = [(user_id, _or_none(due_ms)) for user_id, due_ms in due.items()]
         if one is not None:
             one.next_due_ms = min([one.next_due_ms, *due.values()])
-        clock = self._lookout.clocks.get(partition, -1)
+        clock, intent = self._lookout.clocks.get(partition, -1), self._lookout.intents.get(partition)
         return TriggerWrites(
             timers,
             [(item_id, look.user_id, clock) for look in looks for item_id in look.watched],
             clock_ms=clock,
             wall_ms=self._clock_ms(),
             items_place=-1 if one is None else one.place,
+            intent=b"" if intent is None else intent.pack(),
         )
 
     def pending(self, user_ids: Sequence[str]) -> TriggerWrites:

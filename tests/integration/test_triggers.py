@@ -86,9 +86,11 @@ def test_each_cause_is_said_once_whatever_crashes(deploy: Callable[..., Deployme
     for key, value in items:
         preview.feed(decode_item(key, value))
     for sent in sorted(system.ledger, key=lambda s: (s.partition, s.offset)):
-        preview.feed(decode_event(sent.value, key=sent.key), sent.partition)
+        preview.feed(decode_event(sent.value, key=sent.key), sent.partition, sent.offset)
     timers = foretold(preview)
-    assert {d.rule.name for d in preview.decisions} == {"cart_abandonment"} and len(timers) > 20
+    assert {d.rule.name for d in preview.decisions} == {"cart_abandonment", "high_intent"} and len(
+        timers
+    ) > 20
 
     kill_at(system, "worker.after_send:kill:4", "trigger.after_send:kill:2")
     worker = system.start("worker", wait=False)
