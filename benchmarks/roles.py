@@ -1,4 +1,4 @@
-"""A system as it is deployed: `recs` processes on a real Kafka and Redis, what they count and what they cost."""
+"""A system as it is deployed: `recs` processes on a real Kafka and Redis, what they count and cost."""
 
 from __future__ import annotations
 
