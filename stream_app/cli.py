@@ -307,6 +307,12 @@ def get(
 
 
 @app.command()
+def erase(user: Annotated[str, typer.Argument(help="whose data is to go")]) -> None:
+    """Erase a user everywhere: state, list, description. What the user does later is somebody new's."""
+    _command({"command": "erase", "user_id": user}, f"`recs get {user}` finds nothing once workers did it")
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check this deployment: settings, Kafka and its topics, Redis, the model."""
     from stream_app.diagnosis import diagnose
@@ -457,22 +463,22 @@ def size_curve(
 @prune.command()
 def now() -> None:
     """Ask the learner to put a pruned release on trial at once."""
-    _command({"command": "prune"})
+    _command({"command": "prune"}, "`recs prune history` shows what became of it")
 
 
 @prune.command()
 def rollback(reason: Annotated[str, typer.Option(help="for the ledger")] = "asked for") -> None:
     """Ask the learner to serve the previous release again."""
-    _command({"command": "rollback", "reason": reason})
+    _command({"command": "rollback", "reason": reason}, "`recs prune history` shows what became of it")
 
 
-def _command(command: dict[str, str]) -> None:
+def _command(command: dict[str, str], next_step: str) -> None:
     from stream_app.config import load_settings
     from stream_app.replay import send_command
 
     settings = load_settings()
     run(send_command(settings, command))
-    print(f"sent to topic {settings.control_topic}; `recs prune history` shows what became of it")
+    print(f"sent to topic {settings.control_topic}; {next_step}")
 
 
 # ------------------------------------------------------------------------------------------ helpers

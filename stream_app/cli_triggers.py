@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +12,79 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stream_app.cli_parts import AsJson, Progress, SkipBad
+from stream_app.cli_parts import AsJson, Columns, Format, Progress, Reading, SkipBad, say
 from stream_app.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from stream_app.triggers.effect import Arm, Effect, EffectReport
 
-triggers = typer.Typer(no_args_is_help=True, help="Triggers: deliver them, and say what they brought.")
+triggers = typer.Typer(no_args_is_help=True, help="Triggers: rules, previews, delivery, effect.")
+
+
+@triggers.command("validate")
+def validate_trigger_rules(
+    file: Annotated[Path | None, typer.Argument(help="of rules; RECS_TRIGGER_RULES without")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a file of trigger rules, and say what is in force with it."""
+    from stream_app.config import load_settings
+    from stream_app.triggers.rules_file import load_trigger_rules
+
+    path = file or load_settings().trigger_rules
+    rules = load_trigger_rules(path)
+    on = [rule.name for rule in rules.enabled]
+    off = [rule.name for rule in rules.rules if not rule.enabled]
+    name = "built-in rules" if path is None else str(path)
+    say({"file": None if path is None else str(path), "enabled": on, "disabled": off}, as_json,
+         f"{name}: {len(on)} rules by priority: {', '.join(on) or 'none'}"
+         + (f"; switched off: {', '.join(off)}" if off else ""))  # fmt: skip
+
+
+@triggers.command("preview")
+def preview_rules(
+    rules: Annotated[
+        list[Path] | None, typer.Argument(help="files of rules to compare; the rules in force without")
+    ] = None,
+    sources: Annotated[
+        list[str] | None, typer.Option("--from", help="files of records, or `topic` for what Kafka holds")
+    ] = None,
+    last: Annotated[str | None, typer.Option(help="only what was due in the last 7d, 24h, …")] = None,
+    samples: Annotated[int, typer.Option(min=0, help="messages to show of each rule")] = 1,
+    format: Format = "auto",
+    columns: Columns = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """What would these rules have sent? Replays a history and sends nothing."""
+    import time
+
+    from stream_app.config import load_settings
+    from stream_app.previewing import read_topics, render
+    from stream_app.triggers.preview import Preview
+    from stream_app.triggers.rules_file import load_trigger_rules, parse_duration
+
+    settings = load_settings()
+    last_ms = None if last is None else parse_duration("--last", last)
+    now_ms = int(time.time() * 1000)
+    paths: list[Path | None] = [*rules] if rules else [settings.trigger_rules]
+    runs = {"built-in" if p is None else str(p): Preview(load_trigger_rules(p), now_ms) for p in paths}
+    for source in sources or ["topic"]:
+        if source == "topic":
+            for record, partition, offset in asyncio.run(read_topics(settings)):
+                for one in runs.values():
+                    one.feed(record, partition, offset)
+            continue
+        with Reading(Path(source), format, columns, skip_bad, quiet=as_json) as reading:
+            for record in reading.records():
+                for one in runs.values():
+                    one.feed(record)
+    reports = {name: one.report(last_ms, samples, settings.namespace) for name, one in runs.items()}
+    if as_json:
+        print(json.dumps({name: report.to_json_object() for name, report in reports.items()}))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(render(reports))
 
 
 @triggers.command()
@@ -28,9 +93,9 @@ def deliver(
 ) -> None:
     """Post triggers to a webhook, signed, in order per user. At most one process per partition has work."""
     from stream_app.config import load_settings
+    from stream_app.delivery import Deliverer
     from stream_app.telemetry import Metrics, StatusPage
-    from stream_app.triggers.delivery import Deliverer
-    from stream_app.triggers.webhook import Endpoint, parse_secrets
+    from stream_app.webhook import Endpoint, parse_secrets
 
     settings = load_settings()
     endpoint = Endpoint(
@@ -72,10 +137,13 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """What triggers brought: who bought after them, beside who was held out."""
+    from stream_app.effect_reading import read_files, read_topics
     from stream_app.triggers.effect import EffectTally
-    from stream_app.triggers.effect_reading import read_files, read_topics
+    from stream_app.triggers.rules_file import parse_duration
 
-    window_ms = _duration_ms(window)
+    window_ms = parse_duration("--window", window)
+    if window_ms <= 0:
+        raise ConfigError("--window: is no time at all")
     tally, bad = EffectTally(), 0
     if files:
 
@@ -98,14 +166,6 @@ def report(
     console = Console(highlight=False)
     for part in effect_tables(found):
         console.print(part)
-
-
-def _duration_ms(text: str) -> int:
-    units = {"d": 86_400_000, "h": 3_600_000, "min": 60_000}
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(d|h|min)\s*", text)
-    if found is None or float(found[1]) == 0:
-        raise ConfigError(f"--window {text}: expected a time such as 7d, 12h or 30min")
-    return round(float(found[1]) * units[found[2]])
 
 
 def effect_tables(found: EffectReport) -> Iterator[Any]:

@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     exposures_topic: str = Field(
         "exposures", description="topic of the lists that were made, kept while places are drawn"
     )
+    triggers_topic: str = Field("triggers", description="topic of messages that are due, key = user_id")
+    suppressed_topic: str = Field(
+        "triggers.suppressed", description="topic of messages that were held back, with the reason"
+    )
     partitions: int = Field(4, ge=1, le=1024, description="partitions of topics that have to be created")
     replication: int = Field(1, ge=1, le=10, description="and their replicas")
 
@@ -84,6 +88,12 @@ class Settings(BaseSettings):
     )
     rating_threshold: float = Field(4.0, gt=0, description="ratings from here on are positive")
 
+    # Triggers
+    triggers: bool = Field(True, description="whether marketing triggers are evaluated")
+    trigger_rules: Path | None = Field(
+        None, description="file of trigger rules (TOML) over the built-in ones, read at the start"
+    )
+
     # Learning
     ranker: str = Field(
         "ftrl",
@@ -105,12 +115,6 @@ class Settings(BaseSettings):
     )
 
     # Delivering triggers
-    triggers_topic: str = Field(
-        "triggers", description="topic of triggers that are to be sent, key = user_id"
-    )
-    suppressed_topic: str = Field(
-        "triggers.suppressed", description="topic of triggers that were held back, and why"
-    )
     trigger_dead_letter_topic: str = Field(
         "triggers.dlq", description="topic of triggers that the webhook did not take"
     )

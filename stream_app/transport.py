@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -225,6 +226,16 @@ class EventSource:
         """The offset of the next message that `poll` returns of an assigned partition."""
         at = TopicPartition(self._topic, partition)
         return int(await self._connection.ask(self._consumer.position(at), "reading a position"))
+
+    async def is_silent(self, partition: int, within_s: float = 5.0) -> bool:
+        """Whether the broker said, not longer ago than that, that there is nothing more to read."""
+        at = TopicPartition(self._topic, partition)
+        if at not in self._consumer.assignment():
+            return False
+        end, asked_ms = self._consumer.highwater(at), self._consumer.last_poll_timestamp(at)
+        if end is None or asked_ms is None or asked_ms < (time.time() - within_s) * 1000:
+            return False
+        return await self.position(partition) >= int(end)
 
     def rewind(self, partition: int, offset: int) -> None:
         """Read a partition from an offset on, if it is still ours."""

@@ -25,8 +25,8 @@ class ModelQuality:
         Name → value over all tests; nan where the model could not be asked. Names ending in ``_se`` are
         standard errors, with users as clusters.
     second_half, last_fifth, conservative
-        The ranking metrics over the second half of the tests, over their last fifth, and over the first event of
-        each user's second; in the first two, also those of the shown lists.
+        The ranking metrics over the second half of the tests, over their last fifth, and over the first event
+        of each user's second; in the first two, also those of the shown lists.
     slices
         Name of a part of the tests → its ranking metrics.
     curve

@@ -166,10 +166,10 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
         weight
             Weights ≥ 0 of the examples, (n,), or None for 1.
         lists
-            Where examples are the pairs of choices, int32 (n,): m at the first of the m pairs of a choice, 0 at
-            its others. They are then learned together, by the listwise loss m·log(1 + Σ exp(−margin)), the margin being
-            the logit of what the label says: one choice makes one probability, and the strongest rivals of
-            what was chosen move most. None: one by one, by their logistic losses.
+            Where examples are the pairs of choices, int32 (n,): m at the first of the m pairs of a choice, 0
+            at its others. They are then learned together, by the listwise loss m·log(1 + Σ exp(−margin)),
+            the margin being the logit of what the label says: one choice makes one probability, and the
+            strongest rivals of what was chosen move most. None: one by one, by their logistic losses.
 
         Returns
         -------
@@ -203,6 +203,8 @@ class FTRLClassifier(base.Classifier):  # type: ignore[misc]  # River is untyped
             raise ParameterError(
                 f"{n} examples, {len(labels)} labels and {len(weights)} weights do not match"
             )
+        if len(lists) and self.intercept:
+            raise ParameterError("pairs of a choice have no constant: turn the intercept off")
         if len(lists) and (len(lists) != n or (lists < 0).any() or lists.sum() != n):
             raise ParameterError(f"lists do not cut {n} pairs into choices")
         if not (labels >= 0).all() or not (labels <= 1).all():

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pruning import EmptyModelError, GuardDecision, Proposal, PruningAgent, SaliencyPruner
 from pruning.agent import Pruner
-from stream_app.model.candidates import clear_item, new_scratch
+from stream_app.model.candidates import new_scratch
 from stream_app.model.examples import ExampleBatch
 from stream_app.model.features import N_NUMBERS, describe
 from stream_app.model.learning import Learner, ranker_step
@@ -207,7 +207,7 @@ class ReleaseCycle:
     def _replay(self, trial: _Trial, batch: ExampleBatch) -> _Replayed:
         items = self.learner.items
         n, v = items.capacity, len(items.vocabulary)
-        if len(self._scratch.mark) < n or len(self._scratch.cross) < v:
+        if len(self._scratch.taken) < n or len(self._scratch.cross) < v:
             self._scratch = new_scratch(n, v)
         local = items.numbers_of_keys(batch.keys)
         history = np.where(batch.history >= 0, local[batch.history], -1).astype(np.int32)
@@ -341,13 +341,11 @@ def replay(view, history, length, gap, users, item, count, scratch, losses, list
         past = history[e, first:]
         bucket = length_bucket(length[e])
         candidates = candidates_of(view, past, past, MOST_CANDIDATES, scratch)
-        describe(candidates, past, view.item_tokens, view.vocabulary, view.stats, view.step, scratch, raw)
+        describe(candidates, past, view, scratch, raw)
         score(view, candidates, raw, users[e], bucket, gap[e], scratch, scores)
         top_k(candidates, scores, lists[e], top_scores)
         shown = item[e, : count[e]]
-        for x in range(len(shown)):
-            clear_item(scratch, shown[x])
-        describe(shown, past, view.item_tokens, view.vocabulary, view.stats, view.step, scratch, raw)
+        describe(shown, past, view, scratch, raw)
         score(view, shown, raw, users[e], bucket, gap[e], scratch, scores)
         loss = 0.0
         for x in range(1, len(shown)):

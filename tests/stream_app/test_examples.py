@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from stream_app.errors import EventError
 from stream_app.events import Event, EventItem
 from stream_app.model.examples import ExampleBatch
+from stream_app.model.features import N_NUMBERS
 from stream_app.model.item_index import item_key
 from tests.stream_app.worlds import Pair, feed, random_events
 
@@ -56,6 +57,16 @@ def test_the_wire_changes_nothing(batch: ExampleBatch) -> None:
     assert_same(batch, again)
     assert again.to_bytes() == data
     assert (batch.count > 1).any() and (batch.count == 1).any()
+
+
+def test_examples_of_an_older_version_are_read(batch: ExampleBatch) -> None:
+    """Numbers that came since are 0; more numbers than this version knows are refused by name."""
+    older = replace(batch, numbers=batch.numbers[:, :, :17])
+    again = ExampleBatch.from_bytes(older.to_bytes())
+    assert (again.numbers[:, :, :17] == batch.numbers[:, :, :17]).all() and not again.numbers[:, :, 17:].any()
+    newer = replace(batch, numbers=np.concatenate([batch.numbers] * 2, axis=2))
+    with pytest.raises(EventError, match=f"has {2 * N_NUMBERS} numbers per item, this version knows"):
+        ExampleBatch.from_bytes(newer.to_bytes())
 
 
 def test_an_empty_selection_survives_the_wire(batch: ExampleBatch) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.tokens import field_id, token
-from stream_app.model.candidates import clear_item, gather_served, start_user
+from stream_app.model.candidates import gather_served, start_user
 from stream_app.model.features import (
     MOST_PER_PAIR,
     MOVES,
@@ -35,13 +35,9 @@ def described(world: Ranked, history: np.ndarray, candidates: np.ndarray) -> np.
     """The raw numbers of candidates, (c, N_NUMBERS)."""
     start_user(world.scratch, NONE)
     gather_served(world.view.neighbours, history, world.scratch)
-    for i in candidates:
-        clear_item(world.scratch, i)
     raw = np.full((len(candidates), N_NUMBERS), np.nan, np.float32)
     view = world.view
-    describe(
-        candidates, history, view.item_tokens, view.vocabulary, view.stats, view.step, world.scratch, raw
-    )
+    describe(candidates, history, view, world.scratch, raw)
     return raw
 
 
@@ -74,7 +70,7 @@ def numbers_oracle(world: Ranked, history: list[int], i: int) -> list[float]:
     recent = history[-WINDOW:]
     shared = sum(t in world.tokens(j)[1:] for t in mine for j in recent)
     out.append(shared / (len(mine) * len(recent)) if mine and recent else 0.0)
-    return [*out, float(stats.rate[i]), 0.0, 0.0, 0.0, 0.0]  # nobody was offered anything
+    return [*out, float(stats.rate[i]), 0.0, 0.0, 0.0, 0.0, 0.0]  # nobody was offered anything
 
 
 @pytest.mark.parametrize("length", [0, 1, 5, 25])
@@ -94,9 +90,7 @@ def test_describing_twice_changes_nothing() -> None:
     raw = described(world, history, candidates)
     again = np.zeros_like(raw)
     view = world.view
-    describe(
-        candidates, history, view.item_tokens, view.vocabulary, view.stats, view.step, world.scratch, again
-    )
+    describe(candidates, history, view, world.scratch, again)
     assert (again == raw).all() and raw[:, NUMBERS.index("affinity")].any()
 
 

@@ -88,6 +88,14 @@ def test_prices_share_a_band_with_their_neighbours(price: float) -> None:
     assert bands.index(b) - bands.index(a) in (0, 1)
 
 
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_any_number_has_a_band(value: float) -> None:
+    """Numbers never fail, and come before labels, so that long lists of labels cannot push them out."""
+    labels = [str(n) for n in range(40)]
+    tokens = item_tokens("i", None, (), {"tags": labels, "size": value})
+    assert tokens[1] not in [token("tags", label) for label in labels] and len(tokens) == ITEM_TOKENS
+
+
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=20))
 def test_any_text_is_an_id(ids: list[str]) -> None:
     """Whatever an id is made of, it is found again and comes back unchanged."""

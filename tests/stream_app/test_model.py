@@ -182,3 +182,30 @@ def test_a_small_overlay_is_the_same_without_reading_the_table() -> None:
             ours, theirs = model.touched_since(since), again.touched_since(since)
             assert ours[0].tolist() == theirs[0].tolist() and (ours[1] == theirs[1]).all()
     assert len(model) <= 1_500
+
+
+def test_pairs_of_a_choice_are_learned_by_their_softmax() -> None:
+    """The margin of each pair moves by m times its rival's share of the probability, whatever its sign."""
+    keys, values, indptr, _ = stream(4, 50)
+    y = np.array([1, 0, 1, 1], np.float32)
+    model = FTRLClassifier()
+    model.learn_many_encoded(keys, values, indptr, np.ones(4))  # so that margins differ
+    logits, before = model.score_many_encoded(keys, values, indptr), snapshot(model)
+    margins = np.where(y > 0.5, logits, -logits)
+    share = 4 * np.exp(-margins) / (1 + np.exp(-margins).sum())
+    model.learn_many_encoded(keys, values, indptr, y, None, np.array([4, 0, 0, 0], np.int32))
+    after = snapshot(model)
+    expected = dict(zip(before.keys.tolist(), before.curvature.tolist(), strict=True))
+    for i in range(4):
+        for key, value in zip(keys[indptr[i] : indptr[i + 1]].tolist(), values[indptr[i] :], strict=False):
+            expected[key] += float(share[i] * value) ** 2
+    found = dict(zip(after.keys.tolist(), after.curvature.tolist(), strict=True))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("lists", [[2, 0], [2, 0, 0], [3, 0, 1], [-1, 4, 0]])
+def test_lists_that_do_not_cut_the_pairs_are_refused(lists: list[int]) -> None:
+    """Sizes of choices are positive where one begins, and add up to the pairs."""
+    keys, values, indptr, y = stream(3, 50)
+    with pytest.raises(ParameterError, match="lists do not cut 3 pairs"):
+        FTRLClassifier().learn_many_encoded(keys, values, indptr, y, None, np.array(lists, np.int32))

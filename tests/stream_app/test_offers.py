@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_app.events import Event, EventItem
+from stream_app.events import Event, EventItem, Item
 from stream_app.model.candidates import new_scratch, recall_offers, start_user
 from stream_app.model.examples import CHOSEN, SHOWN, TAKEN, ExampleBatch
 from stream_app.model.features import NUMBERS, POSITION
@@ -68,6 +68,31 @@ def test_an_answer_is_described_as_of_its_list() -> None:
     assert all(np.array_equal(described[0][i], described[1][i]) for i in "abcd")
     assert not batch.numbers[2:, :4, NUMBERS.index("offered")].any()
     assert [batch.ids[k] for k in batch.history[3, -2:]] == ["z", "a"]  # links are learned from all of it
+
+
+def test_counters_that_a_choice_moved_are_out_of_sight_of_the_next() -> None:
+    """All answers to a list see its items as the first answer found them, though the model learned between."""
+    recommender, learner = Recommender(), Learner()
+    before = examples_of(recommender, [shown(0, "u", "abcd"), clicked(1, "u", "a")])
+    learner.learn(before)
+    recommender.model.apply(learner.overlay(0, 0, 10))
+    after = examples_of(recommender, [clicked(1, "u", "b")], 2)
+    views = [dict(zip(names(b, e), b.numbers[e], strict=False)) for b, e in ((before, 1), (after, 0))]
+    assert all(np.array_equal(views[0][i], views[1][i]) for i in "abcd")
+    assert after.length.tolist() == [0]
+
+
+def test_taste_in_categories_is_apart_from_other_tokens() -> None:
+    """A user who takes one category and nothing else likes it, and no attribute that both kinds share."""
+    recommender = Recommender()
+    for item in "abcdef":
+        recommender.observe_item(Item(item, None, None, categories=("x" if item in "ace" else "y",)))
+    events = [shown(0, "u", "abcd"), clicked(1, "u", "a"), clicked(2, "u", "c")]
+    batch = examples_of(recommender, [*events, shown(3, "u", "ef", "r2"), clicked(4, "u", "e", "r2")])
+    mine, other = batch.numbers[-1, :2]
+    by_category, taste = NUMBERS.index("taste_category"), NUMBERS.index("taste")
+    assert mine[by_category] > 0 > other[by_category]
+    assert mine[taste] == 0 == other[taste]
 
 
 def test_an_item_answers_a_list_once() -> None:
