@@ -48,7 +48,7 @@ from pruning import (
 )
 from pruning import curve as find_curve
 from pruning.fisher import reduce_rank
-from stream_app.model import FTRLClassifier
+from stream_app.model.ranker import FTRLClassifier
 
 LAMBDA = {"movielens": 1.0, "synthetic": 5.0}
 KEPT = {"movielens": (0.5, 0.2, 0.125, 0.1, 0.05), "synthetic": (0.5, 0.3, 0.2, 0.1, 0.05)}

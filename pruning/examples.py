@@ -83,7 +83,7 @@ class Examples:
 
 
 class EncodedLearner(Protocol):
-    """A model that learns encoded batches in order, such as `stream_app.model.FTRLClassifier`.
+    """A model that learns encoded batches in order, such as `stream_app.model.ranker.FTRLClassifier`.
 
     >>> class CoinToss:
     ...     def learn_many_encoded(self, keys, values, indptr, y):

@@ -14,8 +14,8 @@ from pathlib import Path
 from pruning.envelope import write_atomically
 from stream_app.errors import CheckpointError, ReleaseError
 from stream_app.failpoints import failpoint
-from stream_app.learning import Learner
-from stream_app.release import Release, version_of
+from stream_app.model.learning import Learner
+from stream_app.model.release import Release, version_of
 
 log = logging.getLogger(__name__)
 KEEP_RELEASES = 5

@@ -340,7 +340,7 @@ def validate_rules(
 
     from stream_app.config import load_settings
     from stream_app.errors import ConfigError
-    from stream_app.list_rules import load_rules
+    from stream_app.lists.rules import load_rules
 
     path = file or load_settings().list_rules
     if path is None:

@@ -142,7 +142,7 @@ class Settings(BaseSettings):
             If there is no such River classifier, it is not linear, or it does not take these parameters.
         """
         from pruning import snapshot  # compiled code, only where a model is made
-        from stream_app.model import FTRLClassifier
+        from stream_app.model.ranker import FTRLClassifier
 
         given = f"RECS_RANKER={self.ranker!r}"
         try:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from stream_app.config import Settings, load_settings
 from stream_app.errors import RecsError
-from stream_app.list_rules import load_rules
+from stream_app.lists.rules import load_rules
 from stream_app.transport import Connection, list_topics
 from stream_app.worker import make_store, topics
 

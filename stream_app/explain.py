@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stream_app.arranging import said_in_words
 from stream_app.config import Settings
 from stream_app.errors import EventError, TransportError
 from stream_app.events import User, decode_item, decode_user
+from stream_app.lists.arranging import said_in_words
+from stream_app.model.release import Overlay, Release
 from stream_app.recommender import Reason, Recommender
-from stream_app.release import Overlay, Release
 from stream_app.store import Store
 from stream_app.transport import Connection, LogReader
 

@@ -15,21 +15,21 @@ import numpy as np
 from mode import Service
 
 from pruning import GuardDecision, Ledger, PruningError
-from stream_app.arranging import ListPolicy
 from stream_app.checkpoints import StateDir
 from stream_app.config import Settings
 from stream_app.errors import ConfigError, EventError, RecsError, ReleaseError, StoreError
 from stream_app.events import Item, Tombstone, decode_item
 from stream_app.events.records import iso_time
-from stream_app.examples import ExampleBatch
 from stream_app.failpoints import failpoint
-from stream_app.learning import Learner, ranker_step
-from stream_app.list_rules import RulesFile
-from stream_app.model import FTRLClassifier
+from stream_app.lists.arranging import ListPolicy
+from stream_app.lists.rules import RulesFile
+from stream_app.lists.shared import SharedLists
+from stream_app.model.examples import ExampleBatch
+from stream_app.model.learning import Learner, ranker_step
+from stream_app.model.ranker import FTRLClassifier
+from stream_app.model.releasing import Published, ReleaseCycle
+from stream_app.model.served_model import NO_ITEMS
 from stream_app.online import default_agent
-from stream_app.releasing import Published, ReleaseCycle
-from stream_app.served_model import NO_ITEMS
-from stream_app.shared_lists import SharedLists
 from stream_app.store import shared_list_json
 from stream_app.telemetry import Metrics
 from stream_app.transport import Connection, LogReader, ensure_topics

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning import CircuitBreaker, Guard, Int8, Ledger, PruningAgent, SaliencyPruner
-from stream_app.candidates import clear_item
 from stream_app.events import DEFAULT_WEIGHTS, Event, Item, User
-from stream_app.features import N_NUMBERS, POSITION, describe, gap_bucket
-from stream_app.learning import Learner, ranker_step, touched_since
+from stream_app.model.candidates import clear_item
+from stream_app.model.features import N_NUMBERS, POSITION, describe, gap_bucket
+from stream_app.model.learning import Learner, ranker_step, touched_since
+from stream_app.model.releasing import Published, ReleaseCycle
+from stream_app.model.retrieval import length_bucket
+from stream_app.model.scoring import MOST_CANDIDATES, View, candidates_of, recall, score
+from stream_app.model.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
 from stream_app.recommender import Recommender
-from stream_app.releasing import Published, ReleaseCycle
-from stream_app.retrieval import length_bucket
-from stream_app.scoring import MOST_CANDIDATES, View, candidates_of, recall, score
-from stream_app.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
 
 
 def default_agent(

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pruning import Curve, Examples, Guard, PruneReport, SaliencyPruner, curve
 from stream_app.errors import CheckpointError, InputError
 from stream_app.events import Event, Item, User
-from stream_app.learning import Learner
-from stream_app.model import FTRLClassifier
+from stream_app.model.learning import Learner
+from stream_app.model.ranker import FTRLClassifier
 from stream_app.online import OnlineRecommender, default_agent
 
 FEWEST = 500  # pairs that can judge anything

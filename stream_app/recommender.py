@@ -18,17 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning.tokens import token
-from stream_app.arranging import ListPolicy
-from stream_app.candidates import clear_item
 from stream_app.events import DEFAULT_WEIGHTS, Event, Item, Tombstone, User, feedback
-from stream_app.examples import CHOSEN, DISLIKED, LIKED, SHOWN, ExampleBatch
-from stream_app.exploring import Exploration, seeds_of
-from stream_app.features import N_NUMBERS, describe
-from stream_app.item_index import ItemIndex
-from stream_app.list_making import finished, widened
-from stream_app.list_rules import ListRules
-from stream_app.retrieval import WINDOW, length_bucket
-from stream_app.scoring import (
+from stream_app.lists.arranging import ListPolicy
+from stream_app.lists.exploring import Exploration, seeds_of
+from stream_app.lists.making import finished, widened
+from stream_app.lists.rules import ListRules
+from stream_app.model.candidates import clear_item
+from stream_app.model.examples import CHOSEN, DISLIKED, LIKED, SHOWN, ExampleBatch
+from stream_app.model.features import N_NUMBERS, describe
+from stream_app.model.item_index import ItemIndex
+from stream_app.model.retrieval import WINDOW, length_bucket
+from stream_app.model.scoring import (
     MOST_CANDIDATES,
     NEGATIVES,
     Feedback,
@@ -41,8 +41,8 @@ from stream_app.scoring import (
     refresh,
     score_parts,
 )
-from stream_app.served_model import NEIGHBOURS, ServedModel
-from stream_app.user_table import UserTable
+from stream_app.model.served_model import NEIGHBOURS, ServedModel
+from stream_app.model.user_table import UserTable
 
 _NOTHING: list[tuple[str, int, float]] = [("", CHOSEN, 0.0)]  # only moves the user's clock
 NEW_ITEMS_TURN = 1_000  # events of a partition after which other new items are explored

@@ -33,12 +33,12 @@ from stream_app.errors import (
 )
 from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
 from stream_app.events.dead_letters import Rejected
-from stream_app.exploring import Exploration
 from stream_app.failpoints import failpoint
-from stream_app.list_rules import RulesFile
+from stream_app.lists.exploring import Exploration
+from stream_app.lists.rules import RulesFile
+from stream_app.model.release import Overlay, Release
 from stream_app.ownership import Held, Ownership
 from stream_app.recommender import Lists, Outcome, Recommender
-from stream_app.release import Overlay, Release
 from stream_app.store import Store, lists_json
 from stream_app.telemetry import Metrics
 from stream_app.transport import Connection, EventSource, LogReader, OutMessage, Sender, ensure_topics

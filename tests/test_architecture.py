@@ -25,6 +25,12 @@ ONLY_IN = {
     "redis": {"stream_app.store"},
     "confluent_kafka": {"stream_app.embedded"},
 }
+# What is pure may import only what is pure: a package of `stream_app` → the packages and modules it may know.
+PURE = {
+    "events": {"events", "errors"},
+    "model": {"model", "events", "errors"},
+    "lists": {"lists", "model", "events", "errors"},
+}
 # The command line starts everything, so it may import anything inside a function: `recs --help` stays fast.
 LAZY_ANYTHING = {"stream_app.cli"}
 UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
@@ -156,6 +162,19 @@ def test_library_lives_behind_one_file(library: str) -> None:
         if one.package == library
         and one.module not in ONLY_IN[library]
         and not (one.lazy and one.module in LAZY_ANYTHING)
+    ]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+@pytest.mark.parametrize("package", PURE)
+def test_the_core_knows_nothing_of_its_edges(package: str) -> None:
+    """Events, model and lists import what is as pure as they are, in one direction."""
+    wrong = [
+        one
+        for one in IMPORTS
+        if one.module.startswith(f"stream_app.{package}")
+        and one.package == "stream_app"
+        and one.target.split(".")[1] not in PURE[package]
     ]
     assert not wrong, "\n".join(map(str, wrong))
 

@@ -1,8 +1,8 @@
 """What would another way of filling places have been worth? Estimates from logged lists.
 
 Each logged place has the item that was shown, the probability with which it was drawn (its *propensity*, see
-`stream_app.exploring`), and a reward, 1 when the user chose it. Another policy would have shown the same item
-there with the probability `target`. Two estimates of its mean reward per place::
+`stream_app.lists.exploring`), and a reward, 1 when the user chose it. Another policy would have shown the
+same item there with the probability `target`. Two estimates of its mean reward per place::
 
     IPS     mean(w · r)           w = target / propensity      unbiased
     SNIPS   Σ(w · r) / Σ w                                     slightly biased, smaller variance

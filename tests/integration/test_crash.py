@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 from stream_app.events import Item, decode_item
-from stream_app.examples import ExampleBatch
-from stream_app.learning import Learner
+from stream_app.model.examples import ExampleBatch
+from stream_app.model.learning import Learner
 from tests.integration.harness import SMALL, Deployment, produce, shop_messages
 from tests.integration.verifier import check_everything, checkpointed
 

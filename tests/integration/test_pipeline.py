@@ -18,7 +18,7 @@ from stream_app.embedded import EmbeddedRedis
 from stream_app.events import Event, encode_event, encode_item
 from stream_app.events.records import Item
 from stream_app.formats import read
-from stream_app.item_index import item_key
+from stream_app.model.item_index import item_key
 from tests.integration.harness import Deployment, Message, Role
 from tests.integration.verifier import Expected, check_users, recompute
 

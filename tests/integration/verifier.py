@@ -15,10 +15,10 @@ import pytest
 from stream_app.config import Settings
 from stream_app.errors import EventError
 from stream_app.events import Event, decode_event, feedback
-from stream_app.examples import ExampleBatch
-from stream_app.item_index import item_key
-from stream_app.learning import Learner
-from stream_app.scoring import NEGATIVES
+from stream_app.model.examples import ExampleBatch
+from stream_app.model.item_index import item_key
+from stream_app.model.learning import Learner
+from stream_app.model.scoring import NEGATIVES
 from tests.integration.harness import Deployment, Role, Sent
 
 _HEAD = struct.Struct("<2sHHHqq")

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.arranging import ListPolicy, said_in_words
 from stream_app.events import Event, Item, Tombstone
-from stream_app.item_index import ItemIndex
-from stream_app.learning import Learner
-from stream_app.list_rules import ListRules, Rule, parse_rules
+from stream_app.lists.arranging import ListPolicy, said_in_words
+from stream_app.lists.rules import ListRules, Rule, parse_rules
+from stream_app.lists.shared import SharedLists
+from stream_app.model.item_index import ItemIndex
+from stream_app.model.learning import Learner
 from stream_app.online import OnlineRecommender
 from stream_app.recommender import Recommender
-from stream_app.shared_lists import SharedLists
 from stream_app.store import lists_json
 from tests.stream_app.worlds import Pair, feed, random_events, view_event
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.candidates import (
+from stream_app.model.candidates import (
     HISTORY_DECAY,
     LAST_EPOCH,
     Scratch,
@@ -19,7 +19,7 @@ from stream_app.candidates import (
     select,
     start_user,
 )
-from stream_app.retrieval import (
+from stream_app.model.retrieval import (
     WINDOW,
     Neighbours,
     grow_covisits,

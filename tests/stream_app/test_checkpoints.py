@@ -11,10 +11,10 @@ import pytest
 
 from stream_app.checkpoints import KEEP_RELEASES, StateDir
 from stream_app.errors import CheckpointError, ReleaseError
-from stream_app.learning import Learner
+from stream_app.model.learning import Learner
+from stream_app.model.release import version_of
+from stream_app.model.releasing import ReleaseCycle
 from stream_app.online import default_agent
-from stream_app.release import version_of
-from stream_app.releasing import ReleaseCycle
 from tests.stream_app.worlds import Pair, random_events
 
 

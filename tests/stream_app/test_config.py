@@ -11,7 +11,7 @@ from river import linear_model
 from stream_app.config import Settings, load_settings, settings_table
 from stream_app.errors import ConfigError
 from stream_app.events import DEFAULT_WEIGHTS
-from stream_app.model import FTRLClassifier
+from stream_app.model.ranker import FTRLClassifier
 
 
 @pytest.fixture(autouse=True)

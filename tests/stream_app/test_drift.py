@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import drift
 
-from stream_app.drift import PageHinkley, example_losses
-from stream_app.learning import Learner
+from stream_app.model.drift import PageHinkley, example_losses
+from stream_app.model.learning import Learner
 from stream_app.simulator import Shop
 from tests.stream_app.worlds import Pair, random_events
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from stream_app.errors import EventError
 from stream_app.events import Event, EventItem
-from stream_app.examples import ExampleBatch
-from stream_app.item_index import item_key
+from stream_app.model.examples import ExampleBatch
+from stream_app.model.item_index import item_key
 from tests.stream_app.worlds import Pair, feed, random_events
 
 

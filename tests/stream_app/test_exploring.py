@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from stream_app.events import Item
-from stream_app.exploring import CARDS, KEPT, Exploration
-from stream_app.item_index import ItemIndex
-from stream_app.learning import Learner
-from stream_app.list_making import Ranked
-from stream_app.list_rules import parse_rules
+from stream_app.lists.exploring import CARDS, KEPT, Exploration
+from stream_app.lists.making import Ranked
+from stream_app.lists.rules import parse_rules
+from stream_app.model.item_index import ItemIndex
+from stream_app.model.learning import Learner
 from stream_app.recommender import Recommender
 from stream_app.store import lists_json
 from tests.stream_app.worlds import Pair, feed, random_events, view_event

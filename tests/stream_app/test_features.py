@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.tokens import field_id, token
-from stream_app.candidates import clear_item, gather_served, start_user
-from stream_app.features import (
+from stream_app.model.candidates import clear_item, gather_served, start_user
+from stream_app.model.features import (
     MOST_PER_PAIR,
     MOVES,
     N_NUMBERS,
@@ -24,8 +24,8 @@ from stream_app.features import (
     field_names,
     gap_bucket,
 )
-from stream_app.item_index import ITEM_TOKENS, USER_TOKENS
-from stream_app.retrieval import HALF_LIVES, LENGTH_BUCKETS, WINDOW, length_bucket
+from stream_app.model.item_index import ITEM_TOKENS, USER_TOKENS
+from stream_app.model.retrieval import HALF_LIVES, LENGTH_BUCKETS, WINDOW, length_bucket
 from tests.stream_app.worlds import Ranked, cross_oracle, features_oracle, ranked
 
 NONE = np.zeros(0, np.int32)

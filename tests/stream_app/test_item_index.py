@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.tokens import token
-from stream_app.item_index import (
+from stream_app.model.item_index import (
     ITEM_TOKENS,
     UNKNOWN,
     USER_TOKENS,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from river import linear_model, optim
 
 from stream_app.errors import CheckpointError
-from stream_app.examples import ExampleBatch
-from stream_app.item_index import UNKNOWN
-from stream_app.learning import (
+from stream_app.model.examples import ExampleBatch
+from stream_app.model.item_index import UNKNOWN
+from stream_app.model.learning import (
     FEW,
     POOL_NEW,
     POOL_TRENDING,
@@ -24,7 +24,7 @@ from stream_app.learning import (
     ranker_step,
     touched_since,
 )
-from stream_app.model import FTRLClassifier
+from stream_app.model.ranker import FTRLClassifier
 from tests.stream_app.worlds import Pair, feed, random_events, view_event
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from stream_app.cli import app
 from stream_app.errors import ConfigError
 from stream_app.events import Item
-from stream_app.list_rules import RulesFile, load_rules, parse_rules
+from stream_app.lists.rules import RulesFile, load_rules, parse_rules
 
 DAY = 86_400_000
 EXAMPLE = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stream_app.events import Event
-from stream_app.examples import ExampleBatch
+from stream_app.model.examples import ExampleBatch
 from stream_app.online import OnlineRecommender
 from stream_app.recommender import Recommender
 

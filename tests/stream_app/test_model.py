@@ -10,7 +10,7 @@ from river import checks, linear_model
 
 from pruning import CapacityError, DamagedFileError, FTRLProximal, NonFiniteError, ParameterError, snapshot
 from pruning.tokens import feature_token
-from stream_app.model import FTRLClassifier
+from stream_app.model.ranker import FTRLClassifier
 
 
 def stream(n: int, vocabulary: int, seed: int = 0, width: int = 6) -> tuple[np.ndarray, ...]:

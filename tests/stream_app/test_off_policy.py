@@ -10,7 +10,7 @@ import pytest
 from stream_app.errors import InputError
 from stream_app.evaluation.off_policy import LoggedPlace, ips, logged_places, snips
 from stream_app.events import Event, Item
-from stream_app.exploring import Exploration
+from stream_app.lists.exploring import Exploration
 from stream_app.recommender import Recommender
 from stream_app.store import lists_json
 from tests.stream_app.worlds import feed, view_event

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_app.candidates import new_scratch, recall_offers, start_user
 from stream_app.events import Event, EventItem
-from stream_app.examples import CHOSEN, SHOWN, TAKEN, ExampleBatch
-from stream_app.features import NUMBERS, POSITION
-from stream_app.item_index import ItemIndex, item_key
-from stream_app.learning import Learner
+from stream_app.model.candidates import new_scratch, recall_offers, start_user
+from stream_app.model.examples import CHOSEN, SHOWN, TAKEN, ExampleBatch
+from stream_app.model.features import NUMBERS, POSITION
+from stream_app.model.item_index import ItemIndex, item_key
+from stream_app.model.learning import Learner
+from stream_app.model.retrieval import RATE_PRIOR, learn_offer, new_stats
+from stream_app.model.scoring import NEGATIVES
+from stream_app.model.user_table import OFFERS, UserTable
 from stream_app.recommender import Recommender
-from stream_app.retrieval import RATE_PRIOR, learn_offer, new_stats
-from stream_app.scoring import NEGATIVES
-from stream_app.user_table import OFFERS, UserTable
 from tests.stream_app.worlds import feed, view_event
 
 

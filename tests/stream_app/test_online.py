@@ -12,8 +12,8 @@ from pruning import Guard, Int8, PruningAgent, SaliencyPruner
 from stream_app.evaluation.protocols import Recommender, Scorer
 from stream_app.events import feedback
 from stream_app.events.records import Item
-from stream_app.features import NUMBER_TOKENS, NUMBERS
-from stream_app.learning import EncodedClassifier
+from stream_app.model.features import NUMBER_TOKENS, NUMBERS
+from stream_app.model.learning import EncodedClassifier
 from stream_app.online import OnlineRecommender, default_agent
 from stream_app.simulator import Shop
 from tests.stream_app.worlds import random_events, view_event

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_app.events import Event, EventItem, Item, Tombstone, User
-from stream_app.examples import ExampleBatch
-from stream_app.item_index import item_key
+from stream_app.model.examples import ExampleBatch
+from stream_app.model.item_index import item_key
+from stream_app.model.release import Overlay, Release
+from stream_app.model.served_model import empty_artefact
 from stream_app.recommender import Offered, Outcome, Recommender
-from stream_app.release import Overlay, Release
-from stream_app.served_model import empty_artefact
 from tests.stream_app.worlds import Pair, feed, random_events, view_event
 
 

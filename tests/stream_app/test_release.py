@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pruning import Artefact, Int8, SaliencyPruner, snapshot
 from stream_app.errors import ReleaseError
-from stream_app.learning import ranker_step
-from stream_app.release import Overlay, Release, Tables, version_of
+from stream_app.model.learning import ranker_step
+from stream_app.model.release import Overlay, Release, Tables, version_of
 from tests.stream_app.worlds import Pair, random_events
 
 

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from pruning import Guard, Int8, Ledger, PruningAgent, PruningError, Snapshot
 from pruning.quantization import Quantized
-from stream_app.candidates import new_scratch
-from stream_app.examples import ExampleBatch
-from stream_app.item_index import USER_TOKENS
-from stream_app.learning import Learner
+from stream_app.model.candidates import new_scratch
+from stream_app.model.examples import ExampleBatch
+from stream_app.model.item_index import USER_TOKENS
+from stream_app.model.learning import Learner
+from stream_app.model.release import Release, version_of
+from stream_app.model.releasing import SLICES, ReleaseCycle, _overlap
+from stream_app.model.scoring import Users, View, refresh
+from stream_app.model.served_model import ServedModel
 from stream_app.online import DenseModel
-from stream_app.release import Release, version_of
-from stream_app.releasing import SLICES, ReleaseCycle, _overlap
-from stream_app.scoring import Users, View, refresh
-from stream_app.served_model import ServedModel
 from stream_app.simulator import Shop
 from tests.stream_app.worlds import Pair
 

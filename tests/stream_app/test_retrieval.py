@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.retrieval import (
+from stream_app.model.retrieval import (
     BACKWARD,
     DECAY,
     FIRST_ROW,

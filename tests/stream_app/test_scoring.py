@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.candidates import clear_item, gather_served, start_user
-from stream_app.examples import CHOSEN
-from stream_app.features import N_NUMBERS, describe
-from stream_app.item_index import USER_TOKENS
-from stream_app.retrieval import WINDOW, length_bucket
-from stream_app.scoring import (
+from stream_app.model.candidates import clear_item, gather_served, start_user
+from stream_app.model.examples import CHOSEN
+from stream_app.model.features import N_NUMBERS, describe
+from stream_app.model.item_index import USER_TOKENS
+from stream_app.model.retrieval import WINDOW, length_bucket
+from stream_app.model.scoring import (
     MOST_CANDIDATES,
     NEGATIVES,
     Feedback,
@@ -30,7 +30,7 @@ from stream_app.scoring import (
     score_parts,
     top_k,
 )
-from stream_app.served_model import FreshWeights
+from stream_app.model.served_model import FreshWeights
 from tests.stream_app.worlds import Ranked, ranked
 
 f32 = np.float32

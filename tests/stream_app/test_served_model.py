@@ -7,12 +7,12 @@ import pytest
 
 from pruning import Artefact, Float32, Int8, snapshot
 from stream_app.errors import ReleaseError
-from stream_app.item_index import ItemIndex, item_key
-from stream_app.learning import Learner, ranker_step
+from stream_app.model.item_index import ItemIndex, item_key
+from stream_app.model.learning import Learner, ranker_step
+from stream_app.model.release import Overlay, Release
+from stream_app.model.served_model import FreshWeights, ServedModel, empty_artefact
 from stream_app.online import DenseModel
 from stream_app.recommender import Recommender
-from stream_app.release import Overlay, Release
-from stream_app.served_model import FreshWeights, ServedModel, empty_artefact
 from tests.stream_app.worlds import Pair, feed, random_events, view_event
 
 USERS = [f"u{u}" for u in range(12)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stream_app.events import Event, Item
+from stream_app.lists.shared import SharedLists
 from stream_app.online import OnlineRecommender
-from stream_app.shared_lists import SharedLists
 
 
 @pytest.fixture

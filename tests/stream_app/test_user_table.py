@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_app.errors import StoreError
-from stream_app.item_index import ItemIndex, user_tokens
-from stream_app.user_table import UserTable
+from stream_app.model.item_index import ItemIndex, user_tokens
+from stream_app.model.user_table import UserTable
 
 
 def table(max_users: int = 100, max_items: int = 8) -> UserTable:

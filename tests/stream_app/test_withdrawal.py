@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from stream_app import withdrawal
-from stream_app.arranging import ListPolicy
 from stream_app.errors import StoreError
 from stream_app.events import Event, Item
-from stream_app.list_rules import parse_rules
+from stream_app.lists.arranging import ListPolicy
+from stream_app.lists.rules import parse_rules
+from stream_app.lists.shared import SharedLists
 from stream_app.online import OnlineRecommender
 from stream_app.recommender import Offered
-from stream_app.shared_lists import SharedLists
 from stream_app.store import Store, list_json, shared_list_json
 from stream_app.withdrawal import Withdrawal
 

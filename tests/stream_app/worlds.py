@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 from pruning import Float32, Snapshot
 from pruning.artefact import Artefact
-from stream_app.candidates import Scratch, new_scratch
 from stream_app.events import Event
-from stream_app.examples import ExampleBatch
-from stream_app.features import CLIP, N_NUMBERS, NUMBER_TOKENS, TOKEN_VALUE
-from stream_app.item_index import USER_TOKENS, ItemIndex, user_tokens
-from stream_app.learning import Learner, ranker_step
+from stream_app.model.candidates import Scratch, new_scratch
+from stream_app.model.examples import ExampleBatch
+from stream_app.model.features import CLIP, N_NUMBERS, NUMBER_TOKENS, TOKEN_VALUE
+from stream_app.model.item_index import USER_TOKENS, ItemIndex, user_tokens
+from stream_app.model.learning import Learner, ranker_step
+from stream_app.model.release import Overlay
+from stream_app.model.retrieval import LENGTH_BUCKETS, new_covisits, new_neighbours, new_stats
+from stream_app.model.scoring import View
+from stream_app.model.served_model import FreshWeights, bare_weights, make_view
 from stream_app.recommender import Outcome, Recommender
-from stream_app.release import Overlay
-from stream_app.retrieval import LENGTH_BUCKETS, new_covisits, new_neighbours, new_stats
-from stream_app.scoring import View
-from stream_app.served_model import FreshWeights, bare_weights, make_view
 
 MASK = (1 << 64) - 1
 

@@ -12,7 +12,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.retrieval import MAX_ROW, WINDOW, source_discount
+from stream_app.model.retrieval import MAX_ROW, WINDOW, source_discount
 
 HISTORY_DECAY = 0.8  # what an item of the history counts less than the next more recent one
 LAST_EPOCH = 2**31 - 1  # a busy worker gets there in a day

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.arranging import NOT_PINNED, ListPolicy
-from stream_app.exploring import Exploration
-from stream_app.item_index import ItemIndex
-from stream_app.scoring import View
+from stream_app.lists.arranging import NOT_PINNED, ListPolicy
+from stream_app.lists.exploring import Exploration
+from stream_app.model.item_index import ItemIndex
+from stream_app.model.scoring import View
 
 Ranked = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]
 """Items (m, k), scores (m, k) and filled places (m,) of m lists, best first."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning.artefact import KernelArgs, lookup_one
-from stream_app.candidates import (
+from stream_app.model.candidates import (
     clear_item,
     gather_learned,
     gather_served,
@@ -22,8 +22,8 @@ from stream_app.candidates import (
     select,
     start_user,
 )
-from stream_app.examples import CHOSEN, DISLIKED, LIKED, SHOWN, TAKEN
-from stream_app.features import (
+from stream_app.model.examples import CHOSEN, DISLIKED, LIKED, SHOWN, TAKEN
+from stream_app.model.features import (
     CLIP,
     MOVES,
     N_NUMBERS,
@@ -35,8 +35,8 @@ from stream_app.features import (
     gap_bucket,
     standardised,
 )
-from stream_app.item_index import ITEM_TOKENS
-from stream_app.retrieval import LENGTH_BUCKETS, WINDOW, CoVisits, ItemStats, Neighbours, length_bucket
+from stream_app.model.item_index import ITEM_TOKENS
+from stream_app.model.retrieval import LENGTH_BUCKETS, WINDOW, CoVisits, ItemStats, Neighbours, length_bucket
 
 MOST_CANDIDATES = 100  # found through the history; the pool comes on top
 NEGATIVES = 10  # other candidates that an example carries beside the chosen item

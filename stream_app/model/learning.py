@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 import pruning
 from pruning.envelope import seal, unseal
 from pruning.errors import PruningError
-from stream_app.drift import PageHinkley, example_losses
 from stream_app.errors import CheckpointError
-from stream_app.examples import CHOSEN, DISLIKED, SHOWN, TAKEN, ExampleBatch
-from stream_app.features import MOST_PER_PAIR, N_NUMBERS, NUMBER_TOKENS, encode_pair, field_names
-from stream_app.item_index import UNKNOWN, ItemIndex
-from stream_app.model import FTRLClassifier
-from stream_app.release import Overlay, Tables
-from stream_app.retrieval import (
+from stream_app.model.drift import PageHinkley, example_losses
+from stream_app.model.examples import CHOSEN, DISLIKED, SHOWN, TAKEN, ExampleBatch
+from stream_app.model.features import MOST_PER_PAIR, N_NUMBERS, NUMBER_TOKENS, encode_pair, field_names
+from stream_app.model.item_index import UNKNOWN, ItemIndex
+from stream_app.model.ranker import FTRLClassifier
+from stream_app.model.release import Overlay, Tables
+from stream_app.model.retrieval import (
     HALF_LIVES,
     RATE_PRIOR,
     CoVisits,

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from pruning.tokens import field_id
 from stream_app.events import Item, Tombstone
-from stream_app.item_index import ITEM_TOKENS, ItemIndex
-from stream_app.list_rules import ListRules, Rule
+from stream_app.lists.rules import ListRules, Rule
+from stream_app.model.item_index import ITEM_TOKENS, ItemIndex
 
 OFFERED = {"allow": 100, "pin": 20, "boost": 20}  # most popular matches that every user is offered
 NOT_PINNED = -1
@@ -48,7 +48,7 @@ class ListPolicy:
 
     Examples
     --------
-    >>> from stream_app.list_rules import parse_rules
+    >>> from stream_app.lists.rules import parse_rules
     >>> items = ItemIndex()
     >>> policy = ListPolicy(items, parse_rules('[[rules]]\\nname = "r"\\naction = "deny"\\nbrand = "acme"'))
     >>> policy.observe(Item("i1", attributes={"brand": "acme"}))

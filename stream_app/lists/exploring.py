@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning.tokens import cross
-from stream_app.item_index import ItemIndex
+from stream_app.model.item_index import ItemIndex
 
 CARDS = 10  # alternatives per place at most
 NEW = 20.0  # an item that was chosen fewer times is new

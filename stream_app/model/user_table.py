@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.errors import StoreError
-from stream_app.item_index import USER_TOKENS, ItemIndex, user_tokens
-from stream_app.scoring import Users
+from stream_app.model.item_index import USER_TOKENS, ItemIndex, user_tokens
+from stream_app.model.scoring import Users
 
 OFFERS = 128  # latest offers remembered per user
 _HEAD = struct.Struct("<2sHHHqq")

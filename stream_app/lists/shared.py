@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stream_app.arranging import ListPolicy
-from stream_app.learning import Learner
+from stream_app.lists.arranging import ListPolicy
+from stream_app.model.learning import Learner
 
 Pairs = list[tuple[str, float]]
 """Item ids with scores, best first."""

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 
 from pruning import EmptyModelError, GuardDecision, Proposal, PruningAgent, SaliencyPruner
 from pruning.agent import Pruner
-from stream_app.candidates import clear_item, new_scratch
-from stream_app.examples import ExampleBatch
-from stream_app.features import N_NUMBERS, describe
-from stream_app.learning import Learner, ranker_step
-from stream_app.release import Release, version_of
-from stream_app.retrieval import ItemStats, compacted, length_bucket
-from stream_app.scoring import MOST_CANDIDATES, View, candidates_of, score, top_k
-from stream_app.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
+from stream_app.model.candidates import clear_item, new_scratch
+from stream_app.model.examples import ExampleBatch
+from stream_app.model.features import N_NUMBERS, describe
+from stream_app.model.learning import Learner, ranker_step
+from stream_app.model.release import Release, version_of
+from stream_app.model.retrieval import ItemStats, compacted, length_bucket
+from stream_app.model.scoring import MOST_CANDIDATES, View, candidates_of, score, top_k
+from stream_app.model.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
 
 OVERLAP_AT = 10
 SLICES = ("new users", "new items", "head", "tail")  # of the examples, none of which a release may sacrifice

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from pruning.artefact import Artefact
 from pruning.quantization import Float32
 from pruning.weights import Snapshot
-from stream_app.candidates import Scratch, new_scratch
-from stream_app.features import N_NUMBERS, NUMBER_TOKENS
-from stream_app.item_index import ItemIndex
-from stream_app.release import Overlay, Release, Tables
-from stream_app.retrieval import grow_neighbours, grow_stats, new_covisits, new_neighbours, new_stats
-from stream_app.scoring import View, Weights, lookup_all, put_fresh, sum_item_tokens
+from stream_app.model.candidates import Scratch, new_scratch
+from stream_app.model.features import N_NUMBERS, NUMBER_TOKENS
+from stream_app.model.item_index import ItemIndex
+from stream_app.model.release import Overlay, Release, Tables
+from stream_app.model.retrieval import grow_neighbours, grow_stats, new_covisits, new_neighbours, new_stats
+from stream_app.model.scoring import View, Weights, lookup_all, put_fresh, sum_item_tokens
 
 NEIGHBOURS = 200  # served neighbours per item
 NO_ITEMS: NDArray[np.int32] = np.zeros(0, np.int32)

@@ -19,8 +19,8 @@ import numba as nb
 import numpy as np
 
 from pruning.tokens import cross, field_id, token
-from stream_app.item_index import ITEM_TOKENS, USER_TOKENS
-from stream_app.retrieval import HALF_LIVES, LENGTH_BUCKETS, WINDOW, length_bucket
+from stream_app.model.item_index import ITEM_TOKENS, USER_TOKENS
+from stream_app.model.retrieval import HALF_LIVES, LENGTH_BUCKETS, WINDOW, length_bucket
 
 NUMBERS = (
     "together",  # neighbour scores summed over the history, decayed
