@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from mode import Service
 
+from pruning.tokens import token
 from stream_app.config import Settings
 from stream_app.errors import (
     ConfigError,
@@ -36,6 +37,7 @@ from stream_app.events.dead_letters import Rejected
 from stream_app.failpoints import failpoint
 from stream_app.lists.exploring import Exploration
 from stream_app.lists.rules import RulesFile
+from stream_app.model.key_ring import KeyRing
 from stream_app.model.release import Overlay, Release
 from stream_app.ownership import Held, Ownership
 from stream_app.recommender import Lists, Outcome, Recommender
@@ -45,6 +47,7 @@ from stream_app.transport import Connection, EventSource, LogReader, OutMessage,
 
 POLL_S = 0.1
 COMMIT_S = 0.25
+MOST_ERASED = 1_000_000  # users whose erasure is remembered for a rebuild from the log, those erased last
 RENEWED = 1_000  # lists made again per turn after a new release
 T = TypeVar("T")
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
@@ -108,6 +111,7 @@ class Worker(Service):
             max_users=settings.max_users_in_memory,
             max_items_per_user=settings.max_items_per_user,
             rules=self._rules.rules,
+            budget=settings.budget,
             explore=Exploration(settings.explore_places, settings.explore_share)
             if settings.explore_places
             else None,
@@ -125,7 +129,7 @@ class Worker(Service):
         )
         self._ownership = Ownership(self.store, self._source, settings.events_topic)
         self._lost: set[int] = set()  # partitions that were taken from us, their users still in memory
-        self._erased: dict[str, int] = {}  # user → time of the tombstone, milliseconds
+        self._erased = KeyRing(MOST_ERASED, 2)  # user's token, time of the tombstone in milliseconds
         self._items = LogReader(connection, settings.items_topic)
         self._users = LogReader(connection, settings.users_topic)
         self._sender = Sender(connection)
@@ -148,9 +152,9 @@ class Worker(Service):
         self._examples_partitions = await self._sender.partitions(self.settings.examples_topic)
         await self._items.start()
         await self._users.start()
+        await self._sync()  # first: what is described has to be less than what is used
         while not (await self._items.caught_up() and await self._users.caught_up()):
             await self._follow(POLL_S)
-        await self._sync()
         self._follow_rules()
         await self._source.start()
         self.ready = True
@@ -239,7 +243,7 @@ class Worker(Service):
         offsets, events, rejected = self._decode(records)
         if muted:  # dead letters were sent, and who was erased since stays erased
             sent_ms = {r.offset: r.timestamp for r in records}
-            erased_ms = [self._erased.get(event.user_id, -1) for event in events]
+            erased_ms = [self._erased_ms(event.user_id) for event in events]
             kept = [x for x, offset in enumerate(offsets) if sent_ms[offset] > erased_ms[x]]
             offsets, events, rejected = [offsets[x] for x in kept], [events[x] for x in kept], []
         try:
@@ -462,12 +466,17 @@ class Worker(Service):
                 continue
             self.recommender.observe_user(user)
             if isinstance(user, Tombstone):
-                self._erased[user.id] = r.timestamp
+                self._erased.put([token("user", user.id), r.timestamp])
                 await self._settle()
                 erase = partial(self.store.erase_user, user.id, r.partition, r.offset)
                 await self._try(erase, "erasing a user")
         if gone:
             await self._withdraw(gone)
+
+    def _erased_ms(self, user_id: str) -> int:
+        """When a user was erased last, in milliseconds; −1 when not, as far as that is remembered."""
+        record = self._erased.get(token("user", user_id))
+        return -1 if record is None else record[1]
 
     def _follow_rules(self) -> None:
         """Take over a changed file of rules, and the rules that begin or end now."""
@@ -515,7 +524,7 @@ class Worker(Service):
                 data = await self.store.read_release(version)
                 if data is None:
                     return
-                model.load(await asyncio.to_thread(Release.from_bytes, data), version)
+                self.recommender.serve(await asyncio.to_thread(Release.from_bytes, data), version)
                 self._overlays, self._publication = 0, None
                 self.metrics.releases.inc()
                 self._outdated = self.recommender.users.in_memory()
@@ -523,8 +532,9 @@ class Worker(Service):
             found, overlays = await self.store.read_overlays(version, self._overlays, self._publication)
             if found != self._publication:
                 self._overlays, self._publication = 0, found
+                model.drop_fresh()
             for data in overlays:
-                model.apply(Overlay.from_bytes(data))
+                self.recommender.refresh_model(Overlay.from_bytes(data))
                 self._overlays += 1
         except ReleaseError as error:
             self.log.error("release %s is refused, %s is served on: %s", version, model.version, error)

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning.tokens import token
-from stream_app.budget import BUDGET, Budget
-from stream_app.eviction import NOBODY, Follower, Renumbering, crowded
-from stream_app.key_ring import KeyRing
+from stream_app.model.budget import BUDGET, Budget
+from stream_app.model.eviction import NOBODY, Follower, Renumbering, crowded
+from stream_app.model.key_ring import KeyRing
 
 ITEM_TOKENS = 24  # tokens per item at most, the item's own first
 LONGEST_LABEL = 64  # characters
@@ -196,7 +196,7 @@ class ItemIndex:
         return np.array([find(key, NOBODY) for key in keys.tolist()], np.int32)
 
     def remember_keys(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
-        """The numbers of items of long ago: new ones where needed until the budget was reached, then `NOBODY`.
+        """The numbers of items of long ago: new ones where needed until the budget is reached, then `NOBODY`.
 
         Otherwise whoever comes back would bring all items back that once gave up their numbers.
         """
@@ -244,10 +244,11 @@ class ItemIndex:
     def compact(self, keep: NDArray[np.bool_]) -> None:
         """Take the numbers of all items but those where `keep` (n,) is true, and of tokens that nobody has.
 
-        What was withdrawn is remembered. Arrays are made anew, so that whoever kept an old one keeps what it was.
+        What was withdrawn is remembered. Arrays are made anew: whoever kept an old one keeps what it was.
         """
         n = len(self)
-        moved = Renumbering.of(keep, self.capacity, _room_for(int(keep.sum()), self.capacity, self.budget.items))
+        capacity = _room_for(int(keep.sum()), self.capacity, self.budget.items)
+        moved = Renumbering.of(keep, self.keys, capacity)
         ids = np.flatnonzero(~keep & (self.servable[:n] == 0))
         for i in ids.tolist():
             if self.ids[i]:
@@ -275,7 +276,7 @@ class ItemIndex:
         new = np.full(len(shared) + 1, -1, np.int32)  # the last one stands for "no token"
         new[used] = np.arange(len(used), dtype=np.int32)
         tokens = new[tokens]
-        if (tokens[:, :-1] < tokens[:, 1:]).any() and ((tokens[:, :-1] < 0) & (tokens[:, 1:] >= 0)).any():
+        if ((tokens[:, :-1] < 0) & (tokens[:, 1:] >= 0)).any():  # rows have no gaps
             tokens = np.take_along_axis(tokens, np.argsort(tokens < 0, axis=1, kind="stable"), axis=1)
         self.tokens[: len(self)] = tokens
         vocabulary = np.zeros(_room_for(len(used), len(self.vocabulary), self.budget.tokens), np.uint64)

@@ -8,9 +8,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.key_ring import KeyRing
+from stream_app.model.key_ring import KeyRing
 
-_steps = st.lists(st.tuples(st.sampled_from(["put", "put", "put", "remove"]), st.integers(1, 30)), max_size=200)
+_steps = st.lists(
+    st.tuples(st.sampled_from(["put", "put", "put", "remove"]), st.integers(1, 30)), max_size=200
+)
 
 
 @settings(max_examples=100, deadline=None)

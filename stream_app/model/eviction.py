@@ -1,8 +1,8 @@
 """Who gives up a number when all are taken, and how tables by number follow.
 
 Items that something was learned of are worth their decayed count, the others (described by the shop, or only
-mentioned) nothing but their newness. Both leave in one sweep that frees many numbers at once, so that its cost
-per new item is constant. Those that stay keep their order: numbers decide ties, so lists do not change
+mentioned) nothing but their newness. Both leave in one sweep that frees many numbers at once, so that its
+cost per new item is constant. Those that stay keep their order: numbers decide ties, so lists do not change
 but for the items that left.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.budget import Budget
+from stream_app.model.budget import Budget
 
 NOBODY = -1
 """The number of an item that gave up its own. The last row of every table stays empty, so that kernels may
@@ -31,27 +31,30 @@ class Renumbering:
         The old numbers of those who stay, rising, int32 (k,).
     new
         The new number of each old one, int32 (old capacity,).
+    keys
+        The keys by old number, uint64 (old capacity,).
     capacity
         Rows that tables have afterwards, the last one nobody's.
 
     Examples
     --------
-    >>> moved = Renumbering.of(np.array([True, False, True]), 4, 4)
+    >>> moved = Renumbering.of(np.array([True, False, True]), np.zeros(4, np.uint64), 4)
     >>> moved.new.tolist(), moved.rows(np.array([7, 8, 9, 0]), empty=0).tolist()
     ([0, -1, 1, -1], [7, 9, 0, 0])
     """
 
     kept: NDArray[np.int32]
     new: NDArray[np.int32]
+    keys: NDArray[np.uint64]
     capacity: int
 
     @classmethod
-    def of(cls, keep: NDArray[np.bool_], old_capacity: int, capacity: int) -> Renumbering:
+    def of(cls, keep: NDArray[np.bool_], keys: NDArray[np.uint64], capacity: int) -> Renumbering:
         """The renumbering that leaves the items where `keep` (n,) is true."""
         kept = np.flatnonzero(keep).astype(np.int32)
-        new = np.full(old_capacity, NOBODY, np.int32)
+        new = np.full(len(keys), NOBODY, np.int32)
         new[kept] = np.arange(len(kept), dtype=np.int32)
-        return cls(kept, new, capacity)
+        return cls(kept, new, keys, capacity)
 
     def rows(self, table: NDArray[Any], empty: float) -> NDArray[Any]:
         """A table by number after it: rows of those who stay, then rows of `empty`."""
@@ -62,8 +65,9 @@ class Renumbering:
 
     def numbers(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
         """The new numbers of those of `numbers` (m,) who stay."""
-        moved: NDArray[np.int32] = self.new[numbers]
-        return moved[moved != NOBODY]
+        moved = self.new[numbers]
+        found: NDArray[np.int32] = moved[moved != NOBODY]
+        return found
 
 
 class Follower(Protocol):
@@ -83,7 +87,8 @@ def half_life_use(
     >>> half_life_use(np.array([0, 3], np.float32), np.array([100, 90]), 10).tolist()
     [100.0, 110.0]
     """
-    return last + half_life * np.log2(1.0 + count.astype(np.float64))
+    use: NDArray[np.float64] = last + half_life * np.log2(1.0 + count.astype(np.float64))
+    return use
 
 
 def crowded(n: int, budget: Budget) -> bool:

@@ -1,7 +1,8 @@
 """How large the model of a process may become: everything that grows with new ids has a bound that follows
 from one number, `RECS_MAX_MODEL_MB`.
 
-    bytes of the model  ≤  FEATURE · max_features  +  items · (ITEM + TOKENS · TOKEN + LINKS · LINK + width · PLACE)
+    bytes of the model  ≤  FEATURE · max_features
+                         + items · (ITEM + TOKENS · TOKEN + LINKS · LINK + width · PLACE)
 
 Each constant is what the learner, who holds most, needs for one of its kind, copies included; `python -m
 benchmarks memory` holds the formula against what a process really has.
@@ -17,7 +18,9 @@ TOKENS = 3  # distinct tokens per item, on average
 TOKEN = 160
 LINKS = 64  # links per item, on average
 LINK = 24  # 8 in the learner, as much again that rows left behind as they grew, 8 in the trial's copy
-PLACE = 30  # per served neighbour: 5 in each of two releases, three times in the one on trial, and on its way out
+PLACE = (
+    30  # per served neighbour: 5 in each of two releases, three times in the one on trial, and on its way out
+)
 LEAST_ITEMS = 1_000
 
 
@@ -66,7 +69,9 @@ class Budget:
         items = int((max_mb * 1e6 - FEATURE * max_features) // per_item)
         if items < LEAST_ITEMS:
             need = (FEATURE * max_features + LEAST_ITEMS * per_item) / 1e6
-            raise ValueError(f"is too little: {max_features:,} weights and {LEAST_ITEMS:,} items need {need:.0f}")
+            raise ValueError(
+                f"is too little: {max_features:,} weights and {LEAST_ITEMS:,} items need {need:.0f}"
+            )
         return cls(items)
 
 

@@ -80,7 +80,8 @@ class KeyRing:
     def records(self) -> NDArray[np.uint64]:
         """All records, the oldest first, uint64 (n, width)."""
         kept = np.roll(self._records[: self._written], -self._next, axis=0)
-        return kept[kept[:, 0] != GONE]
+        found: NDArray[np.uint64] = kept[kept[:, 0] != GONE]
+        return found
 
     def _place(self, key: int) -> int:
         return int(_find(self._slots, self._records, np.uint64(key)))
