@@ -22,6 +22,8 @@ topic examples "$partitions" --config retention.ms=$((14 * day))
 topic control 1 --config retention.ms=$day
 topic items 1 --config cleanup.policy=compact
 topic users "$partitions" --config cleanup.policy=compact
-topic triggers "$partitions" --config retention.ms=$((3 * day))
-topic triggers.suppressed "$partitions" --config retention.ms=$((3 * day))
+# What was sent and held back is what `recs triggers report` counts.
+topic triggers "$partitions" --config retention.ms=$((30 * day))
+topic triggers.suppressed "$partitions" --config retention.ms=$((30 * day))
+topic triggers.dlq 1 --config retention.ms=$((30 * day))
 topic events.dlq 1 --config retention.ms=$((30 * day))

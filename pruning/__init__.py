@@ -6,11 +6,14 @@
                         weights     pruners         quantization  artefact    guard                     ledger
                                     └──────────────── agent: PruningAgent drives them ─────────────────┘
 
-    which weights    pruners · importance (fields) · fisher (curvature, rank) · schedules River models
-    tables (where weights live) · inplace (prune_model) · online (wrappers) · optim (FTRL) while training
-    admission (which features enter) · proximal (L1, group lasso, dropout) · binning is it good       examples
-    · evaluation · curves (size/quality) · guard · sequential (anytime-valid) bytes            tokens
-    (features as numbers) · fingerprints (the served table) · simd · envelope · transport
+    which weights              pruners · importance (fields) · fisher (curvature, rank) · schedules
+    River models               tables (where weights live) · inplace (prune_model) · online (wrappers)
+    while training             optim (FTRL) · admission (which features enter)
+                               · proximal (L1, group lasso, dropout) · binning
+    is it good                 examples · evaluation · curves (size/quality) · guard
+                               · sequential (anytime-valid)
+    bytes                      tokens, texts (features as numbers) · fingerprints (the served table) · simd
+                               · envelope · transport
 
 Examples
 --------
@@ -67,6 +70,7 @@ from pruning.quantization import FixedPoint, Float32, Int8, PackedRows, Quantize
 from pruning.schedules import Cubic, Exponential, OneShot
 from pruning.sequential import CircuitBreaker, ConfidenceSequence, Cusum
 from pruning.tables import reading_only, weight_tables
+from pruning.texts import encode_names
 from pruning.tokens import encode, feature_token, field_id, token
 from pruning.transport import from_wire, to_wire
 from pruning.weights import Snapshot, snapshot
@@ -133,6 +137,7 @@ __all__ = [
     "compressed",
     "curve",
     "encode",
+    "encode_names",
     "evaluate",
     "feature_token",
     "field_contributions",

@@ -242,7 +242,16 @@ def plot(found: Curve, path: str | os.PathLike[str], title: str = "Size and qual
             if chosen:
                 x, y = [sizes[i] for i in chosen], [values[i] for i in chosen]
                 axis.scatter(x, y, marker=marker, color=color, label=verdict, zorder=2)
-        axis.axhline(getattr(found.dense, name), color="black", linestyle=":", label="dense float32")
+        dense = getattr(found.dense, name)
+        axis.axhline(dense, color="black", linestyle=":", label="dense float32")
+        if (
+            name == "logloss" and found.points
+        ):  # what is accepted sets the scale: noise should look like noise
+            accepted = found.points[0].decision.evidence["tolerance"]
+            axis.axhspan(dense, dense + accepted, color="#2a7f3f", alpha=0.08, label="accepted by the guard")
+            axis.set_ylim(min(*values, dense - accepted), max(*values, dense + 1.5 * accepted))
+        else:
+            axis.set_ylim(min(*values, dense - 5e-3), max(*values, dense + 5e-3))
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}" if v >= 1 else f"{v:g}")
         axis.set_xlabel(f"artefact, KiB (dense: {found.dense_bytes / 1024:,.0f})")

@@ -69,6 +69,16 @@ def cross(field: np.uint64, a: np.uint64, b: np.uint64) -> np.uint64:
     return (np.uint64(field) << np.uint64(48)) | (value | np.uint64(value == np.uint64(0)))
 
 
+def name_token(name: str) -> int:
+    """The token of a feature name: `field=value`, or a field alone.
+
+    >>> name_token("genre=drama") == token("genre", "drama"), name_token("price") == token("price", "")
+    (True, True)
+    """
+    field, _, value = name.partition("=")
+    return token(field, value)
+
+
 def feature_token(key: Hashable) -> int:
     """The token of a feature name as River models use them: text, number or tuple.
 
@@ -97,10 +107,7 @@ def feature_token(key: Hashable) -> int:
 
 
 # Only texts are remembered: 1, 1.0 and True are one key to a cache and three features to us.
-@functools.lru_cache(maxsize=1 << 17)
-def _name_token(name: str) -> int:
-    field, _, value = name.partition("=")
-    return token(field, value)
+_name_token = functools.lru_cache(maxsize=1 << 17)(name_token)
 
 
 @functools.lru_cache(maxsize=1 << 17, typed=True)

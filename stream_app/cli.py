@@ -7,13 +7,15 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from stream_app.errors import InputError, RecsError
+from stream_app.cli_parts import AsJson, Columns, Format, Progress, Reading, SkipBad, say
+from stream_app.cli_triggers import triggers
+from stream_app.errors import RecsError
 
 T = TypeVar("T")
 
@@ -29,13 +31,7 @@ prune = typer.Typer(
 app.add_typer(prune, name="prune")
 lists = typer.Typer(no_args_is_help=True, help="Lists: the business rules that they keep to.")
 app.add_typer(lists, name="lists")
-
-Format = Annotated[str, typer.Option("--format", "-f", help="auto, jsonl, metarank, movielens, otto or csv")]
-Columns = Annotated[
-    str | None, typer.Option(help="for csv: user_id=CustomerID,item_id=StockCode,event_type:=purchase, …")
-]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="count bad lines and go on")]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+app.add_typer(triggers, name="triggers")
 
 
 @app.callback()
@@ -165,9 +161,9 @@ def replay(
     from stream_app.replay import send_records
 
     settings = load_settings()
-    with _Reading(file, format, columns, skip_bad, quiet=as_json) as reading:
+    with Reading(file, format, columns, skip_bad, quiet=as_json) as reading:
         sent = run(send_records(settings, reading.records(), rate=rate))
-    _say({**sent, "skipped_lines": reading.bad}, as_json,
+    say({**sent, "skipped_lines": reading.bad}, as_json,
          f"sent {sent['events']:,} events, {sent['items']:,} items, {sent['users']:,} users"
          + (f"; skipped {reading.bad:,} bad lines" if reading.bad else ""))  # fmt: skip
 
@@ -191,7 +187,7 @@ def evaluate(
     """How good are the recommendations on a file of events? Test, then learn, baselines beside ours."""
     from stream_app.evaluation.judging import evaluate_file
 
-    with _Reading(file, format, columns, skip_bad, quiet=as_json, limit=limit) as reading:
+    with Reading(file, format, columns, skip_bad, quiet=as_json, limit=limit) as reading:
         names = None if models is None else [name.strip() for name in models.split(",")]
         report = evaluate_file(
             reading.records(), names, k=k, repeat=repeat, seed=seed, progress=reading.model_progress
@@ -218,7 +214,7 @@ def validate(file: Path, format: Format = "auto", columns: Columns = None, as_js
     from stream_app.formats import parse_columns
     from stream_app.validation import validate as check
 
-    with _Progress("reading", quiet=as_json) as progress:
+    with Progress("reading", quiet=as_json) as progress:
         report = check(
             file, format, columns=None if columns is None else parse_columns(columns), progress=progress.bytes
         )
@@ -311,6 +307,12 @@ def get(
 
 
 @app.command()
+def erase(user: Annotated[str, typer.Argument(help="whose data is to go")]) -> None:
+    """Erase a user everywhere: state, list, description. What the user does later is somebody new's."""
+    _command({"command": "erase", "user_id": user}, f"`recs get {user}` finds nothing once workers did it")
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check this deployment: settings, Kafka and its topics, Redis, the model."""
     from stream_app.diagnosis import diagnose
@@ -347,7 +349,7 @@ def validate_rules(
         raise ConfigError("no file of rules: name one, or set RECS_LIST_RULES")
     rules = load_rules(path)
     active = [rule.name for rule in rules.active(int(time.time() * 1000))]
-    _say({"file": str(path), "rules": len(rules.rules), "active": active, "diversity": rules.diversity,
+    say({"file": str(path), "rules": len(rules.rules), "active": active, "diversity": rules.diversity,
           "at_most": dict(rules.at_most)}, as_json,
          f"{path}: {len(rules.rules)} rules, in force now: {', '.join(active) or 'none'}")  # fmt: skip
 
@@ -442,7 +444,7 @@ def size_curve(
 
     from stream_app.prune_reports import size_quality_curve
 
-    with _Reading(file, format, columns, skip_bad, quiet=as_json, limit=limit) as reading:
+    with Reading(file, format, columns, skip_bad, quiet=as_json, limit=limit) as reading:
         found = size_quality_curve(reading.records(), tolerance=tolerance)
     if plot is not None:
         from pruning import plot as draw
@@ -452,135 +454,34 @@ def size_curve(
         print(json.dumps(dataclasses.asdict(found), default=float))
         return
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(
-        title=f"dense: {found.dense_weights:,} weights, {found.dense_bytes:,} bytes, log loss "
-        f"{found.dense.logloss:.5f}, AUC {found.dense.auc:.5f}",
-        title_justify="left",
-    )
-    for name in ("kept", "weights", "bytes", "log loss", "AUC", "guard"):
-        table.add_column(name, justify="left" if name == "guard" else "right")
-    for point in found.points:
-        colour = {"promote": "green", "undecided": "yellow"}.get(point.decision.verdict, "red")
-        table.add_row(
-            f"{point.kept:.0%}", f"{point.weights:,}", f"{point.bytes:,}", f"{point.quality.logloss:.5f}",
-            f"{point.quality.auc:.5f}", f"[{colour}]{point.decision.verdict}[/]",
-        )  # fmt: skip
-    Console(highlight=False).print(table)
+    from stream_app.prune_reports import curve_table
+
+    Console(highlight=False).print(curve_table(found))
 
 
 @prune.command()
 def now() -> None:
     """Ask the learner to put a pruned release on trial at once."""
-    _command({"command": "prune"})
+    _command({"command": "prune"}, "`recs prune history` shows what became of it")
 
 
 @prune.command()
 def rollback(reason: Annotated[str, typer.Option(help="for the ledger")] = "asked for") -> None:
     """Ask the learner to serve the previous release again."""
-    _command({"command": "rollback", "reason": reason})
+    _command({"command": "rollback", "reason": reason}, "`recs prune history` shows what became of it")
 
 
-def _command(command: dict[str, str]) -> None:
+def _command(command: dict[str, str], next_step: str) -> None:
     from stream_app.config import load_settings
     from stream_app.replay import send_command
 
     settings = load_settings()
     run(send_command(settings, command))
-    print(f"sent to topic {settings.control_topic}; `recs prune history` shows what became of it")
+    print(f"sent to topic {settings.control_topic}; {next_step}")
 
 
 # ------------------------------------------------------------------------------------------ helpers
-
-
-class _Progress:
-    """A progress bar on standard error, or none."""
-
-    def __init__(self, text: str, *, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=quiet,
-            transient=True,
-        )  # fmt: skip
-        self._text = text
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def bytes(self, done: int, total: int) -> None:
-        """Show how much of a file was read."""
-        self.model(self._text, done, total)
-
-    def model(self, name: str, done: int, total: int) -> None:
-        """Show how far one of several jobs is."""
-        if name not in self._tasks:
-            self._tasks[name] = self._bar.add_task(name, total=total)
-        self._bar.update(self._tasks[name], completed=done, total=total)
-
-
-class _Reading:
-    """A file being read: its records, a progress bar, and how many lines were bad."""
-
-    def __init__(
-        self,
-        file: Path,
-        format: str,
-        columns: str | None,
-        skip_bad: bool,
-        *,
-        quiet: bool,
-        limit: int | None = None,
-    ) -> None:
-        from stream_app.formats import parse_columns
-
-        self.bad = 0
-        self._arguments = (file, format, None if columns is None else parse_columns(columns), skip_bad)
-        self._limit = limit
-        self._progress = _Progress(f"reading {file.name}", quiet=quiet)
-
-    def __enter__(self) -> _Reading:
-        self._progress.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.__exit__(*error)
-
-    @property
-    def model_progress(self) -> Callable[[str, int, int], None]:
-        return self._progress.model
-
-    def records(self) -> Any:
-        """The records of the file."""
-        from stream_app.events import Event
-        from stream_app.formats import read
-
-        file, format, columns, skip_bad = self._arguments
-
-        def on_bad(_: InputError) -> None:
-            self.bad += 1
-
-        left = self._limit
-        for record in read(
-            file, format, columns=columns, skip_bad=skip_bad, on_bad=on_bad, progress=self._progress.bytes
-        ):
-            if left is not None and isinstance(record, Event):
-                if left == 0:
-                    return
-                left -= 1
-            yield record
-
-
-def _say(result: dict[str, Any], as_json: bool, text: str) -> None:
-    print(json.dumps(result) if as_json else text)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -595,9 +496,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        from pruning.errors import PruningError
-
-        if _State.debug or not isinstance(error, RecsError | PruningError | OSError):
+        # Importing `pruning` takes seconds, and whoever raised its error has done so.
+        of_pruning = getattr(sys.modules.get("pruning.errors"), "PruningError", RecsError)
+        if _State.debug or not isinstance(error, RecsError | of_pruning | OSError):
             raise
         text = " ".join(str(error).split())
         print(f"recs: {text}", file=sys.stderr)

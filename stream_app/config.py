@@ -58,6 +58,10 @@ class Settings(BaseSettings):
     exposures_topic: str = Field(
         "exposures", description="topic of the lists that were made, kept while places are drawn"
     )
+    triggers_topic: str = Field("triggers", description="topic of messages that are due, key = user_id")
+    suppressed_topic: str = Field(
+        "triggers.suppressed", description="topic of messages that were held back, with the reason"
+    )
     partitions: int = Field(4, ge=1, le=1024, description="partitions of topics that have to be created")
     replication: int = Field(1, ge=1, le=10, description="and their replicas")
 
@@ -85,6 +89,12 @@ class Settings(BaseSettings):
     )
     rating_threshold: float = Field(4.0, gt=0, description="ratings from here on are positive")
 
+    # Triggers
+    triggers: bool = Field(True, description="whether marketing triggers are evaluated")
+    trigger_rules: Path | None = Field(
+        None, description="file of trigger rules (TOML) over the built-in ones, read at the start"
+    )
+
     # Learning
     ranker: str = Field(
         "ftrl",
@@ -109,6 +119,18 @@ class Settings(BaseSettings):
     guard_overlap: float = Field(
         0.9, ge=0, le=1, description="least agreement of the top 10 with the dense model"
     )
+
+    # Delivering triggers
+    trigger_dead_letter_topic: str = Field(
+        "triggers.dlq", description="topic of triggers that the webhook did not take"
+    )
+    webhook_url: SecretStr = Field(SecretStr(""), description="where `recs triggers deliver` posts triggers")
+    webhook_secret: SecretStr = Field(
+        SecretStr(""), description="key of their signatures: `whsec_` and base64, two while it changes"
+    )
+    webhook_tries: int = Field(8, ge=1, le=100, description="before a trigger becomes a dead letter")
+    webhook_concurrency: int = Field(16, ge=1, le=1_000, description="requests at the same time")
+    webhook_timeout_s: float = Field(10, gt=0, le=120, description="longest wait for an answer")
 
     # Batches
     batch_size: int = Field(2_000, ge=1, le=100_000, description="events per batch at most")
@@ -207,7 +229,7 @@ def load_settings(**overrides: Any) -> Settings:
                 problems.append(e["msg"].removeprefix("Value error, "))
                 continue
             name = "RECS_" + "_".join(map(str, e["loc"])).upper()
-            secret = "PASSWORD" in name or "URL" in name
+            secret = any(word in name for word in ("PASSWORD", "URL", "SECRET"))
             value = "" if secret else f"={e['input']!r}"
             message = e["msg"].removeprefix("Value error, ")
             problems.append(f"{name}{value}: {message[0].lower()}{message[1:]}")

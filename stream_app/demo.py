@@ -6,6 +6,7 @@ Everything is real but the shop: events go through a broker and Redis, are learn
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,8 @@ from stream_app.embedded import EmbeddedBroker, EmbeddedRedis
 from stream_app.errors import RecsError
 from stream_app.events import Event, Item, encode_event, encode_item, encode_user, feedback
 from stream_app.simulator import Shop
-from stream_app.transport import Connection, OutMessage, Sender
+from stream_app.telemetry import Metrics
+from stream_app.transport import Connection, LogReader, OutMessage, Sender
 from stream_app.worker import topics
 
 CHUNK = 500  # events sent at once, and then checked against the lists that were there before
@@ -80,6 +82,7 @@ class Demo:
         self.clicked: list[str] = []
         self.before: list[Place] = []
         self.after: list[Place] = []
+        self.triggers: list[dict[str, Any]] = []
 
     async def run(self, *, serve: bool = False) -> DemoReport:
         """Run the demo, show its result, and return it; with `serve`, go on until interrupted."""
@@ -109,6 +112,7 @@ class Demo:
                     await self._describe(settings, sender)
                     await self._stream(settings, system, sender)
                     await self._click(settings, system, sender)
+                    self.triggers = await self._triggers(settings)
                     report = self._report(system)
                     self.console.print(render(report))
                     if serve:
@@ -240,6 +244,17 @@ class Demo:
         item = self.items.get(item_id)
         return item.categories[-1] if item is not None and item.categories else ""
 
+    # Triggers
+
+    async def _triggers(self, settings: Settings) -> list[dict[str, Any]]:
+        """Two messages of different rules that were sent last, and one that was held back."""
+        sent = await _messages(settings, settings.triggers_topic)
+        held = await _messages(settings, settings.suppressed_topic)
+        latest = {m["type"]: m for m in sent if m["data"]["recommendations"]}  # the last of each rule
+        two = sorted(latest.values(), key=lambda m: str(m["time"]))[-2:]
+        telling = [m for m in held if m["data"]["suppressed"] not in ("no_consent", "hold_out")]
+        return two + (telling or held)[-1:]
+
     # The result
 
     def _report(self, system: System) -> DemoReport:
@@ -271,6 +286,9 @@ class Demo:
             clicked=self.clicked,
             before=self.before,
             after=self.after,
+            triggers=self.triggers,
+            titles={item_id: self._title(item_id) for item_id in _mentioned(self.triggers)},
+            trigger_counts=_trigger_counts(metrics),
         )
 
     async def _serve(
@@ -306,6 +324,34 @@ def _chunks(shop: Shop, n: int) -> Iterator[tuple[list[Event], list[Item]]]:
             events, items = [], []
     if events:
         yield events, items
+
+
+async def _messages(settings: Settings, topic: str) -> list[dict[str, Any]]:
+    """All messages that a topic holds, by time."""
+    reader = LogReader(Connection.of(settings), topic)
+    found: list[dict[str, Any]] = []
+    try:
+        await reader.start()
+        while not await reader.caught_up():
+            found += [json.loads(r.value or b"") for r in await reader.poll(5_000, 0.1)]
+    finally:
+        await reader.stop()
+    return sorted(found, key=lambda message: str(message["time"]))
+
+
+def _mentioned(messages: Sequence[dict[str, Any]]) -> set[str]:
+    data = [m["data"] for m in messages]
+    because = {p["why"].removeprefix("goes with ") for d in data for p in d["recommendations"]}
+    return because | {i["item_id"] for d in data for i in (*d["items"], *d["recommendations"])}
+
+
+def _trigger_counts(metrics: Metrics) -> dict[str, dict[str, int]]:
+    """Rule → outcome → how often."""
+    counts: dict[str, dict[str, int]] = {}
+    for sample in next(iter(metrics.triggers.collect())).samples:
+        if sample.name.endswith("_total"):
+            counts.setdefault(sample.labels["rule"], {})[sample.labels["outcome"]] = int(sample.value)
+    return counts
 
 
 def _note(system: System) -> str:

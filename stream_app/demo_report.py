@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pruning import DecisionRecord
+from stream_app.previewing import render_message
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class DemoReport:
         The ledger.
     user, clicked, before, after
         One user, the titles of the items clicked at the end, and the list around those clicks.
+    triggers
+        A few messages of triggers, the last one held back.
+    titles
+        What the items in them are called.
+    trigger_counts
+        Rule → what became of its messages → how many.
     """
 
     produced: int
@@ -74,6 +81,9 @@ class DemoReport:
     clicked: Sequence[str]
     before: Sequence[Place]
     after: Sequence[Place]
+    triggers: Sequence[Mapping[str, Any]] = ()
+    titles: Mapping[str, str] = field(default_factory=dict)
+    trigger_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def events_per_s(self) -> float:
@@ -87,7 +97,7 @@ class DemoReport:
 
 def render(report: DemoReport) -> RenderableType:
     """The report as tables for a terminal."""
-    return Group(_summary(report), "", _decisions(report), "", *_lists(report))
+    return Group(_summary(report), "", _decisions(report), "", *_lists(report), *_triggers(report))
 
 
 def _summary(r: DemoReport) -> Table:
@@ -132,6 +142,18 @@ def _lists(r: DemoReport) -> list[RenderableType]:
         return []
     head = Text.assemble("User ", (r.user, "bold"), " clicks ", (", ".join(r.clicked), "italic"), ".")
     return [head, _list("before", r.before, ()), _list("after", r.after, {p.item_id for p in r.before})]
+
+
+def _triggers(r: DemoReport) -> list[RenderableType]:
+    if not r.triggers:
+        return []
+    table = Table(title="What triggers said", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("rule", "sent", "held back"):
+        table.add_column(name, no_wrap=name != "held back", justify="right" if name == "sent" else "left")
+    for rule, outcomes in r.trigger_counts.items():
+        held = sorted(((n, why) for why, n in outcomes.items() if why != "sent"), reverse=True)
+        table.add_row(rule, f"{outcomes.get('sent', 0):,}", ", ".join(f"{n:,} {why}" for n, why in held))
+    return ["", table, *(part for m in r.triggers for part in ("", render_message(m, r.titles)))]
 
 
 def _list(name: str, places: Sequence[Place], old: Any) -> Table:

@@ -16,14 +16,20 @@ from numpy.typing import NDArray
 from pruning import CircuitBreaker, Guard, Int8, Ledger, PruningAgent, SaliencyPruner
 from stream_app.events import DEFAULT_WEIGHTS, Event, Item, User
 from stream_app.model.budget import BUDGET, Budget
-from stream_app.model.candidates import clear_item
 from stream_app.model.features import N_NUMBERS, POSITION, describe, gap_bucket
 from stream_app.model.item_index import ItemIndex
 from stream_app.model.learning import Learner, ranker_step, touched_since
 from stream_app.model.releasing import Published, ReleaseCycle
 from stream_app.model.retrieval import length_bucket
 from stream_app.model.scoring import MOST_CANDIDATES, View, candidates_of, recall, score
-from stream_app.model.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
+from stream_app.model.served_model import (
+    NO_MOVES,
+    FreshWeights,
+    ServedModel,
+    bare_weights,
+    empty_artefact,
+    make_view,
+)
 from stream_app.recommender import Recommender
 
 MOST_FRESH = 4_000_000  # weights over a release before they are collected anew
@@ -164,11 +170,9 @@ class OnlineRecommender:
         view, scratch = model.view, model.scratch
         history = users.items[row, : users.length[row]]
         candidates_of(view, history, history, MOST_CANDIDATES, scratch)
-        for item in items:
-            clear_item(scratch, item)
         recall(view, users, row, users.offers[row], scratch)
         raw = np.empty((len(items), N_NUMBERS), np.float32)
-        describe(items, history, view.item_tokens, view.stats, view.step, scratch, raw)
+        describe(items, history, view, scratch, raw)
         if positions is not None:
             raw[:, POSITION] = np.log1p(np.maximum(np.array(positions)[known] - 1, 0))
         out = np.empty(len(items), np.float32)
@@ -219,6 +223,7 @@ class DenseModel(ServedModel):
                     servable=self.items.servable,
                     pool=learner.pool(),
                     step=learner.step,
+                    moves=NO_MOVES,
                 )
             )
         return self._view

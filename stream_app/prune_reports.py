@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.table import Table
 
-from pruning import Curve, Examples, Guard, PruneReport, SaliencyPruner, curve
+from pruning import Curve, Examples, Guard, PruneReport, Quality, SaliencyPruner, curve
 from stream_app.errors import CheckpointError, InputError
 from stream_app.events import Event, Item, User
 from stream_app.model.learning import Learner
@@ -79,6 +80,44 @@ def size_quality_curve(records: Iterable[Event | Item | User], *, tolerance: flo
     if recorder is None or recorder.pairs < FEWEST or not len(recorder.ranker):
         raise InputError("the stream is too short: it needs some hundred events that can be learned")
     return curve(recorder.ranker, recorder.examples(), guard=Guard(tolerance=tolerance))
+
+
+def curve_table(found: Curve) -> Table:
+    """A curve as a table for a terminal: the dense export, then every candidate, with the usual measures."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in (
+        "kept",
+        "weights",
+        "KiB",
+        "logloss",
+        "AUC",
+        "acc.",
+        "prec.",
+        "recall",
+        "cov.",
+        "ns",
+        "guard",
+    ):
+        table.add_column(name, justify="left" if name == "guard" else "right", no_wrap=True)
+    table.add_row("dense", *_cells(found.dense_weights, found.dense_bytes, found.dense), "float32")
+    for point in found.points:
+        verdict = point.decision.verdict
+        colour = {"promote": "green", "undecided": "yellow"}.get(verdict, "red")
+        cells = _cells(point.weights, point.bytes, point.quality)
+        table.add_row(f"{point.kept:.0%}", *cells, f"[{colour}]{verdict}[/]")
+    table.caption = (
+        "acc., prec., recall: at probability ½; cov.: features that have a weight; ns: to score an example"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _cells(weights: int, size: int, quality: Quality) -> list[str]:
+    shares = (quality.accuracy, quality.precision, quality.recall, quality.coverage)
+    return [
+        f"{weights:,}", f"{size / 1024:,.0f}", f"{quality.logloss:.5f}", f"{quality.auc:.4f}",
+        *(f"{share:.1%}" for share in shares), f"{quality.nanoseconds:,.0f}",
+    ]  # fmt: skip
 
 
 class _Recorder:

@@ -23,8 +23,8 @@ from stream_app.lists.arranging import ListPolicy
 from stream_app.lists.exploring import Exploration, seeds_of
 from stream_app.lists.making import finished, widened
 from stream_app.lists.rules import ListRules
+from stream_app.lookout import Lookout
 from stream_app.model.budget import BUDGET, Budget
-from stream_app.model.candidates import clear_item
 from stream_app.model.eviction import crowded, half_life_use, who_stays
 from stream_app.model.examples import CHOSEN, DISLIKED, LIKED, SHOWN, ExampleBatch
 from stream_app.model.features import N_NUMBERS, describe
@@ -46,6 +46,7 @@ from stream_app.model.scoring import (
 )
 from stream_app.model.served_model import NEIGHBOURS, ServedModel
 from stream_app.model.user_table import UserTable
+from stream_app.triggers.engine import Look, TriggerEngine
 
 _NOTHING: list[tuple[str, int, float]] = [("", CHOSEN, 0.0)]  # only moves the user's clock
 NEW_ITEMS_TURN = 1_000  # events of a partition after which other new items are explored
@@ -126,13 +127,20 @@ class Lists(Sequence[Offered]):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a batch of events leads to, in the order in which it has to become durable."""
+    """What a batch of events leads to, in the order in which it has to become durable.
+
+    Attributes
+    ----------
+    looks
+        What triggers made of it, by user.
+    """
 
     examples: ExampleBatch | None
     lists: Lists
     states: list[tuple[str, bytes]]
     applied: int
     skipped: int
+    looks: Sequence[Look] = ()
 
 
 @dataclass(frozen=True)
@@ -189,11 +197,15 @@ class Recommender:
         Business rules of the lists, if there are any.
     explore
         Draw some places of the lists, and note how likely each draw was.
+    triggers
+        The rules of triggers at work, if there are any.
     budget
         How many items the index has room for, unless it is shared.
 
     Attributes
     ----------
+    lookout
+        Looks at users for the triggers; without any, `None`.
     policy
         The rules at work; without any, `None`.
     """
@@ -210,6 +222,7 @@ class Recommender:
         items: ItemIndex | None = None,
         rules: ListRules | None = None,
         explore: Exploration | None = None,
+        triggers: TriggerEngine | None = None,
         budget: Budget = BUDGET,
     ) -> None:
         self.k = k
@@ -221,6 +234,7 @@ class Recommender:
         self.model = ServedModel(self.items, neighbours)
         self.explore = explore
         self.policy = None if rules is None else ListPolicy(self.items, rules)
+        self.lookout = None if triggers is None else Lookout(triggers, self.users)
 
     # Room
 
@@ -286,6 +300,8 @@ class Recommender:
             self.users.forget(user.id)
         else:
             self.users.describe(user.user_id, dict(user.attributes))
+        if self.lookout is not None:
+            self.lookout.engine.observe_user(user)
 
     # Events
 
@@ -294,12 +310,19 @@ class Recommender:
         return self.users.keep(dict.fromkeys([e.user_id for e in events]))
 
     def apply(
-        self, partition: int, offsets: Sequence[int], events: Sequence[Event], *, lists: bool = True
+        self,
+        partition: int,
+        offsets: Sequence[int],
+        events: Sequence[Event],
+        *,
+        lists: bool = True,
+        now_ms: int | None = None,
     ) -> Outcome:
         """Apply events of one partition, in offset order; the state of every user must be in memory.
 
         An event whose offset is not above the last one applied to its user is skipped, so a batch that
         was half applied before a crash can be given again. Without `lists`, lists and states are left out.
+        `now_ms` is the wall clock, ahead of which no event moves the clock of triggers.
         """
         self.make_room()
         users = self.users
@@ -308,6 +331,9 @@ class Recommender:
         applied = int(new.sum())
         if not applied:
             return Outcome(None, Lists(), [], 0, len(events))
+        looks: Sequence[Look] = ()
+        if self.lookout is not None:
+            looks = self.lookout.on_events(partition, [*compress(events, new)], user_rows[new], now_ms)
         said = _Said()
         active: dict[str, int] = {}  # user → latest event time
         for event, row, place in compress(zip(events, user_rows.tolist(), offsets, strict=True), new):
@@ -324,9 +350,10 @@ class Recommender:
         log, places = self._observe(partition, said)
         examples = self._examples(partition, said, log, places)
         if not lists:
-            return Outcome(examples, Lists(), [], applied, len(events) - applied)
+            return Outcome(examples, Lists(), [], applied, len(events) - applied, looks)
         states = users.pack_all(list(active))
-        return Outcome(examples, self.lists(list(active), active), states, applied, len(events) - applied)
+        made = self.lists(list(active), active)
+        return Outcome(examples, made, states, applied, len(events) - applied, looks)
 
     def _show(self, said: _Said, row: int, time: int, place: int, request: int, event: Event) -> None:
         """Add a list that was shown, in parts that an example has room for."""
@@ -451,6 +478,25 @@ class Recommender:
         refresh(view, self.users.users, rows, gaps, exclude_seen, self.model.scratch, items, scores, counts)
         return items, scores, counts
 
+    def reasons(self, user_id: str, item_ids: Sequence[str]) -> list[str]:
+        """Why items would be in the list of a user in memory, in words; as `explain` says it, but faster."""
+        row, near = self.users.row(user_id), self.model.view.neighbours
+        history = self.users.users.items[row, : self.users.users.length[row]][::-1][:WINDOW]
+        history = history[[bool(self.items.ids[j]) for j in history.tolist()]]  # (h,), the most recent first
+        numbers = np.array([self.items.number(i) for i in item_ids], np.int32)  # (m,)
+        there = near.item[history][None] == numbers[:, None, None]  # (m, h, neighbours)
+        strength = np.where(there, near.scale[history][:, None] * near.score[history], 0.0).max(
+            2, initial=0.0
+        )
+        reasons = []
+        for item_id, by_item in zip(item_ids, strength, strict=True):  # (h,)
+            if by_item.max(initial=0.0) > 0:
+                reasons.append(f"goes with {self.items.ids[history[by_item.argmax()]]}")
+            else:
+                reason = self.explain(user_id, item_id)
+                reasons.append("" if reason is None else reason.text)
+        return reasons
+
     def explain(self, user_id: str, item_id: str) -> Reason | None:
         """Why an item would be in the list of a user in memory; None for an item that is not known."""
         number = self.items.find(item_id)
@@ -460,7 +506,6 @@ class Recommender:
         row = self.users.row(user_id)
         history = users.items[row, : users.length[row]]
         candidates_of(view, history, history, MOST_CANDIDATES, scratch)
-        clear_item(scratch, number)
         recall(view, users, row, users.offers[row], scratch)
         best, because = 0.0, None
         for j in history[::-1][:WINDOW]:
@@ -470,7 +515,7 @@ class Recommender:
                 best, because = float(near.scale[j] * near.score[j, at[0]]), self.items.ids[j]
         one = np.array([number], np.int32)
         raw = np.zeros((1, N_NUMBERS), np.float32)
-        describe(one, history, view.item_tokens, view.stats, view.step, scratch, raw)
+        describe(one, history, view, scratch, raw)
         bucket = length_bucket(len(history))
         parts = score_parts(view, number, raw[0], users.tokens[row], bucket, LIST_GAP)
         if because is not None:

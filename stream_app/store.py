@@ -28,6 +28,7 @@ from stream_app.recommender import Lists, Offered
 
 _DAY_S = 86_400
 _REPLACED_TTL_S = 3_600
+MOST_WATCHERS = 10_000  # of an item in a partition; who has watched longest is not told of changes
 _MODEL_PARTS = ("overlay", "release", "meta")
 _encode = msgspec.json.Encoder().encode
 # What stays of an id in a key: no braces, colons, globs, spaces or control characters.
@@ -73,6 +74,18 @@ class Keys:
     def place(self, partition: int) -> str:
         """The last offset of a partition whose effect is in Redis."""
         return f"{self.namespace}:v1:partition:{partition}:place"
+
+    def timers(self, partition: int) -> str:
+        """Users of a partition with a pending trigger, by when the next one is due."""
+        return f"{self.namespace}:v1:partition:{partition}:timers"
+
+    def triggers(self, partition: int) -> str:
+        """How far triggers of a partition have come: its clock, and the items topic."""
+        return f"{self.namespace}:v1:partition:{partition}:triggers"
+
+    def watchers(self, partition: int, item_id: str) -> str:
+        """Users of a partition who watch an item, by since when."""
+        return f"{self.namespace}:v1:partition:{partition}:watchers:{{{escape(item_id)}}}"
 
     def erased(self, partition: int) -> str:
         """The last tombstone of a partition of `users` that was carried out."""
@@ -210,23 +223,67 @@ if not held then redis.call('SET', KEYS[2], '1', 'EX', ARGV[1]) end
 return {string.format('%.0f', token), redis.call('EXISTS', KEYS[2]), redis.call('GET', KEYS[3])}
 """
 
-# Writes lists and states of a partition's users: all, or none when another worker has claimed the partition.
-# KEYS fence, mark, place, then those of lists, then of states; ARGV token, times to live of lists and of
-# states, number of lists, the place or nothing, then the values. One command with one answer costs the client
-# less than a SET for each.
+
+@dataclass(frozen=True)
+class TriggerWrites:
+    """What triggers write together with states.
+
+    Attributes
+    ----------
+    timers
+        User → when the next one is due, None for no more.
+    watched
+        Items that users watch from now on: item, user, since when.
+    clock_ms, wall_ms
+        The clock of the partition, and what the clock on the wall said then; none when negative.
+    items_place
+        Offset in the topic `items` up to which changes are done with; none when negative.
+    """
+
+    timers: Sequence[tuple[str, int | None]] = ()
+    watched: Sequence[tuple[str, str, int]] = ()
+    clock_ms: int = -1
+    wall_ms: int = -1
+    items_place: int = -1
+
+
+# Writes lists and states of a partition's users, and what their triggers wait for: all, or none when another
+# worker has claimed the partition. KEYS fence, mark, place, timers, triggers, then those of lists, of states,
+# of watchers; ARGV token, times to live of lists and of states, number of lists and of states, the place or
+# nothing, clock, time on the wall and place in `items` or -1, number of timers, then the values of lists and
+# states, due time (or nothing) and user of timers, time and user of watchers. One command with one answer
+# costs the client less than a SET for each.
 _WRITE = """
 local held = redis.call('GET', KEYS[1])
 if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
-if not held then redis.call('SET', KEYS[2], '1', 'EX', ARGV[3]) end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
-if ARGV[5] ~= '' then redis.call('SET', KEYS[3], ARGV[5], 'EX', ARGV[3]) end
-local ttl, lists = ARGV[2], tonumber(ARGV[4]) + 3
-for i = 4, #KEYS do
-  if i > lists then ttl = ARGV[3] end
-  redis.call('SET', KEYS[i], ARGV[i + 2], 'EX', ttl)
+local states_ttl = ARGV[3]
+if not held then redis.call('SET', KEYS[2], '1', 'EX', states_ttl) end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', states_ttl)
+if ARGV[6] ~= '' then redis.call('SET', KEYS[3], ARGV[6], 'EX', states_ttl) end
+local ttl, lists, states = ARGV[2], tonumber(ARGV[4]) + 5, tonumber(ARGV[5])
+local values = lists + states
+for i = 6, values do
+  if i > lists then ttl = states_ttl end
+  redis.call('SET', KEYS[i], ARGV[i + 5], 'EX', ttl)
 end
+local at, timers = values + 6, tonumber(ARGV[10])
+for _ = 1, timers do
+  if ARGV[at] == '' then redis.call('ZREM', KEYS[4], ARGV[at + 1])
+  else redis.call('ZADD', KEYS[4], ARGV[at], ARGV[at + 1]) end
+  at = at + 2
+end
+if timers > 0 then redis.call('EXPIRE', KEYS[4], states_ttl) end
+for i = values + 1, #KEYS do
+  redis.call('ZADD', KEYS[i], ARGV[at], ARGV[at + 1])
+  redis.call('ZREMRANGEBYRANK', KEYS[i], 0, -MOST)
+  redis.call('EXPIRE', KEYS[i], states_ttl)
+  at = at + 2
+end
+if tonumber(ARGV[7]) >= 0 then redis.call('HSET', KEYS[5], 'clock', ARGV[7], 'wall', ARGV[8]) end
+if tonumber(ARGV[9]) >= 0 then redis.call('HSET', KEYS[5], 'items', ARGV[9]) end
+redis.call('EXPIRE', KEYS[5], states_ttl)
 return 1
-"""
+""".replace("MOST", str(MOST_WATCHERS + 1))
 
 
 # Replaces a value that is still as it was read; its time to live goes on. KEYS the key; ARGV before, after.
@@ -350,6 +407,7 @@ class Store:
         states: Iterable[tuple[str, bytes]],
         fence: Fence | None = None,
         place: int | None = None,
+        triggers: TriggerWrites | None = None,
     ) -> None:
         """Write users' lists, then their states, in one round trip.
 
@@ -360,6 +418,8 @@ class Store:
         ----------
         place
             The last offset of the fence's partition whose effect this is.
+        triggers
+            What triggers wait for from now on; with a fence only.
 
         Raises
         ------
@@ -368,7 +428,8 @@ class Store:
         """
         top, state = self.keys.top, self.keys.state
         if fence is not None:
-            await self._write_fenced([*lists], [*states], fence, b"" if place is None else b"%d" % place)
+            done = b"" if place is None else b"%d" % place
+            await self._write_fenced([*lists], [*states], fence, done, triggers or TriggerWrites())
             return
         commands = [set_command(top(user_id), value, self._list_ttl) for user_id, value in lists]
         commands += [set_command(state(user_id), value, self._state_ttl) for user_id, value in states]
@@ -381,16 +442,59 @@ class Store:
         states: Sequence[tuple[str, bytes]],
         fence: Fence,
         place: bytes,
+        triggers: TriggerWrites,
     ) -> None:
-        keys = self._partition_keys(fence.partition)
+        partition, t = fence.partition, triggers
+        keys = [*self._partition_keys(partition), self.keys.timers(partition), self.keys.triggers(partition)]
         keys += [self.keys.top(user_id) for user_id, _ in lists]
         keys += [self.keys.state(user_id) for user_id, _ in states]
-        arguments = [b"%d" % n for n in (fence.token, self._list_ttl, self._state_ttl, len(lists))]
-        arguments.append(place)
+        keys += [self.keys.watchers(partition, item_id) for item_id, _, _ in t.watched]
+        head = (fence.token, self._list_ttl, self._state_ttl, len(lists), len(states))
+        arguments = [b"%d" % n for n in head] + [place]
+        arguments += [b"%d" % n for n in (t.clock_ms, t.wall_ms, t.items_place, len(t.timers))]
         arguments += [value for _, value in lists] + [value for _, value in states]
+        for user_id, due_ms in t.timers:
+            arguments += [b"" if due_ms is None else b"%d" % due_ms, user_id.encode()]
+        for _, user_id, since_ms in t.watched:
+            arguments += [b"%d" % since_ms, user_id.encode()]
         [written] = await self._ask(self._execute([eval_command(_WRITE, keys, arguments)]))
         if not written:
             raise FencedError(f"partition {fence.partition} belongs to another worker since")
+
+    # Triggers
+
+    async def trigger_places(self, partitions: Iterable[int]) -> dict[int, dict[str, int]]:
+        """`clock`, `wall` and `items` of partitions as they were written last, as far as they were."""
+        pipe, partitions = self._redis.pipeline(transaction=False), [*partitions]
+        for partition in partitions:
+            pipe.hgetall(self.keys.triggers(partition))
+        found = await self._ask(pipe.execute()) if partitions else []
+        return {
+            p: {name.decode(): int(value) for name, value in row.items()}
+            for p, row in zip(partitions, found, strict=True)
+        }
+
+    async def due_users(self, partition: int, clock_ms: int, most: int) -> tuple[list[str], int | None]:
+        """Users whose timers are due, the longest overdue first, and when the first of all timers is due."""
+        key = self.keys.timers(partition)
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.zrangebyscore(key, "-inf", clock_ms, 0, most)
+        pipe.zrange(key, 0, 0, withscores=True)
+        due, first = await self._ask(pipe.execute())
+        return [user_id.decode() for user_id in due], int(first[0][1]) if first else None
+
+    async def watchers(self, partition: int, item_ids: Sequence[str]) -> list[list[str]]:
+        """The users of a partition who watch items, item by item."""
+        pipe = self._redis.pipeline(transaction=False)
+        for item_id in item_ids:
+            pipe.zrange(self.keys.watchers(partition, item_id), 0, -1)
+        found = await self._ask(pipe.execute()) if item_ids else []
+        return [[user_id.decode() for user_id in users] for users in found]
+
+    async def unwatch(self, partition: int, item_id: str, user_ids: Sequence[str]) -> None:
+        """Take users out of those who watch an item."""
+        if user_ids:
+            await self._ask(self._redis.zrem(self.keys.watchers(partition, item_id), *user_ids))
 
     async def read_list(self, user_id: str) -> dict[str, Any] | None:
         """A user's list, None when there is none."""
@@ -404,11 +508,18 @@ class Store:
         values = await self._ask(self._redis.mget([self.keys.top(user_id) for user_id in user_ids]))
         return [None if value is None else msgspec.json.decode(value) for value in values]
 
-    async def erase_user(self, user_id: str, partition: int, offset: int) -> None:
+    async def erase_user(
+        self, user_id: str, partition: int, offset: int, watched: tuple[int, Sequence[str]] | None = None
+    ) -> None:
         """Delete all keys of a user, once per tombstone, which `partition` and `offset` of `users` identify.
 
         Every worker reads every tombstone, and reads them all again when it starts; a user may have come back
         since.
+
+        Parameters
+        ----------
+        watched
+            The user's partition of `events`, and the items that triggers watch for the user.
         """
         place = self.keys.erased(partition)
         done = await self._ask(self._redis.getex(place, ex=self._state_ttl))
@@ -416,6 +527,11 @@ class Store:
             return
         pipe = self._redis.pipeline(transaction=True)
         pipe.unlink(self.keys.top(user_id), self.keys.state(user_id))
+        if watched is not None:
+            of, items = watched
+            pipe.zrem(self.keys.timers(of), user_id)
+            for item_id in items:
+                pipe.zrem(self.keys.watchers(of, item_id), user_id)
         pipe.set(place, offset, ex=self._state_ttl)
         await self._ask(pipe.execute())
 

@@ -32,6 +32,18 @@ class Metrics:
         self.fenced = counter("fenced", "batches dropped because another worker had taken the partition")
         self.retries = counter("retries", "attempts repeated because Kafka or Redis did not answer")
         self.drift = counter("drift_alarms", "times that the ranker's loss had risen for a while")
+        self.triggers = Counter(
+            "recs_triggers",
+            "rules that matched, by what became of the message: sent, or why it was held back",
+            ["rule", "outcome"],
+            registry=self.registry,
+        )
+        self.webhooks = counter("webhooks", "triggers that the webhook accepted")
+        self.webhook_failures = counter("webhook_failures", "requests to the webhook that failed")
+        self.webhooks_expired = counter(
+            "webhooks_expired", "triggers that expired before they were delivered"
+        )
+        self.webhook_dead_letters = counter("webhook_dead_letters", "triggers that could not be delivered")
         self.loss = Gauge("recs_loss", "mean log loss since the last drift alarm", registry=self.registry)
         self.lag = Gauge("recs_lag", "messages waiting", registry=self.registry)
         self.batch = Histogram("recs_batch_seconds", "time per batch", registry=self.registry)

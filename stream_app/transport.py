@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -226,11 +227,29 @@ class EventSource:
         at = TopicPartition(self._topic, partition)
         return int(await self._connection.ask(self._consumer.position(at), "reading a position"))
 
+    async def is_silent(self, partition: int, within_s: float = 5.0) -> bool:
+        """Whether the broker said, not longer ago than that, that there is nothing more to read."""
+        at = TopicPartition(self._topic, partition)
+        if at not in self._consumer.assignment():
+            return False
+        end, asked_ms = self._consumer.highwater(at), self._consumer.last_poll_timestamp(at)
+        if end is None or asked_ms is None or asked_ms < (time.time() - within_s) * 1000:
+            return False
+        return await self.position(partition) >= int(end)
+
     def rewind(self, partition: int, offset: int) -> None:
         """Read a partition from an offset on, if it is still ours."""
         at = TopicPartition(self._topic, partition)
         if at in self._consumer.assignment():
             self._consumer.seek(at, offset)
+
+    def hold(self, held: bool) -> None:
+        """Let `poll` return nothing of the assigned partitions, or go on; the member stays in its group."""
+        partitions = self._consumer.assignment()
+        if held:
+            self._consumer.pause(*partitions)
+        else:
+            self._consumer.resume(*partitions)
 
     def assigned(self) -> set[int]:
         """The partitions that belong to this member now."""

@@ -12,9 +12,12 @@ skipped. Examples sent twice carry the same (partition, offset), and the learner
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from mode import Service
@@ -35,20 +38,28 @@ from stream_app.errors import (
 from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
 from stream_app.events.dead_letters import Rejected
 from stream_app.failpoints import failpoint
+from stream_app.firing import Firing, Task, count_decisions, users_of_messages
 from stream_app.lists.exploring import Exploration
 from stream_app.lists.rules import RulesFile
 from stream_app.model.key_ring import KeyRing
 from stream_app.model.release import Overlay, Release
+from stream_app.model.user_table import tail_of
 from stream_app.ownership import Held, Ownership
 from stream_app.recommender import Lists, Outcome, Recommender
 from stream_app.store import Store, lists_json
 from stream_app.telemetry import Metrics
 from stream_app.transport import Connection, EventSource, LogReader, OutMessage, Sender, ensure_topics
+from stream_app.triggers.engine import Look, TriggerEngine
+from stream_app.triggers.matching import in_words
+from stream_app.triggers.memory import unpack_memory
+from stream_app.triggers.rules import TriggerRules
+from stream_app.triggers.rules_file import load_trigger_rules
 
 POLL_S = 0.1
 COMMIT_S = 0.25
 MOST_ERASED = 1_000_000  # users whose erasure is remembered for a rebuild from the log, those erased last
-RENEWED = 1_000  # lists made again per turn after a new release
+RENEWED = 1_000  # lists made again per turn when there is nothing else to do …
+RENEWED_BESIDE = 200  # … and beside a batch, so that its users wait 10 ms at most
 T = TypeVar("T")
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
@@ -57,7 +68,8 @@ def topics(settings: Settings) -> dict[str, tuple[int, bool]]:
     """The topics of one system: name → (partitions, compacted)."""
     n = settings.partitions
     exposures = {settings.exposures_topic: (n, False)} if settings.explore_places else {}
-    return exposures | {
+    messages = {settings.triggers_topic: (n, False), settings.suppressed_topic: (n, False)}
+    return (exposures | messages if settings.triggers else exposures) | {
         settings.events_topic: (n, False),
         settings.examples_topic: (n, False),
         settings.items_topic: (1, True),
@@ -65,6 +77,18 @@ def topics(settings: Settings) -> dict[str, tuple[int, bool]]:
         settings.control_topic: (1, False),
         settings.dead_letter_topic: (1, False),
     }
+
+
+def _trigger_rules(settings: Settings) -> TriggerRules:
+    """The rules of triggers; none may wait for longer than a user is remembered."""
+    rules = load_trigger_rules(settings.trigger_rules)
+    for rule in rules.enabled:
+        if rule.delay_ms > settings.state_ttl_days * 86_400_000:
+            raise ConfigError(
+                f"rule {rule.name!r}, delay: {in_words(rule.delay_ms)} is longer than users are remembered, "
+                f"RECS_STATE_TTL_DAYS={settings.state_ttl_days:g}"
+            )
+    return rules
 
 
 def make_store(settings: Settings) -> Store:
@@ -115,6 +139,13 @@ class Worker(Service):
             explore=Exploration(settings.explore_places, settings.explore_share)
             if settings.explore_places
             else None,
+            triggers=TriggerEngine(_trigger_rules(settings)) if settings.triggers else None,
+        )
+        lookout = self.recommender.lookout
+        self._firing = (
+            None
+            if lookout is None
+            else Firing(self.recommender, lookout, self.store, lambda: int(self.clock() * 1000))
         )
         connection = Connection.of(settings)
         self._connection = connection
@@ -128,6 +159,7 @@ class Worker(Service):
             on_assigned=self._note_assigned,
         )
         self._ownership = Ownership(self.store, self._source, settings.events_topic)
+        self._busy = False  # triggers are due that a turn did not get to
         self._lost: set[int] = set()  # partitions that were taken from us, their users still in memory
         self._erased = KeyRing(MOST_ERASED, 2)  # user's token, time of the tombstone in milliseconds
         self._items = LogReader(connection, settings.items_topic)
@@ -137,7 +169,9 @@ class Worker(Service):
         self._batch = asyncio.Lock()  # held while a batch is under way
         self._done: dict[int, int] = {}  # partition → next offset to commit
         self._effect: asyncio.Task[None] | None = None  # of the last batch
-        self._outdated: list[str] = []  # users whose lists are of another release
+        self._outdated: dict[str, None] = {}  # users whose lists are of another release …
+        self._is_urgent = False  # … which may not be served any longer
+        self._release_step = -1  # of the release that is served
         self._overlays = 0  # overlays applied over the release
         self._publication: bytes | None = None  # the list of overlays that they come from
         self._examples_partitions = 1
@@ -150,11 +184,15 @@ class Worker(Service):
         await self.store.ping()
         await self._sender.start()
         self._examples_partitions = await self._sender.partitions(self.settings.examples_topic)
+        if self._firing is not None:
+            await self._firing.begin(await self._sender.partitions(self.settings.events_topic))
         await self._items.start()
         await self._users.start()
         await self._sync()  # first: what is described has to be less than what is used
         while not (await self._items.caught_up() and await self._users.caught_up()):
             await self._follow(POLL_S)
+        if self._firing is not None:
+            self._firing.caught_up()
         self._follow_rules()
         await self._source.start()
         self.ready = True
@@ -200,15 +238,16 @@ class Worker(Service):
                 self._follow_rules()
                 await self._look_for_a_flush()
             await self._take_partitions()
-            batches = await self._source.poll(self.settings.batch_size, POLL_S)
+            batches = await self._source.poll(self.settings.batch_size, 0 if self._busy else POLL_S)
             handled = 0
             for partition, records in batches.items():
                 await self._handle(partition, records)
                 handled += len(records)
             await self._end_rebuilds()
+            self._busy = await self._fire(batches)
             if not handled:
                 await self._settle()
-            await self._renew()
+            await self._renew(handled)
             if self._done and time.monotonic() - self._last_commit >= COMMIT_S:
                 await self._commit()
             return handled
@@ -247,16 +286,19 @@ class Worker(Service):
             kept = [x for x, offset in enumerate(offsets) if sent_ms[offset] > erased_ms[x]]
             offsets, events, rejected = [offsets[x] for x in kept], [events[x] for x in kept], []
         try:
-            await self._load(events, held)
+            await self._load([event.user_id for event in events], held)
         except EmptiedError:
             await self._rebuild(partition, records[0].offset)
             return False
         work = asyncio.to_thread(self._compute, partition, offsets, events, rejected)
         messages, lists, outcome = await work
+        for user_id in outcome.lists.user_ids if self._outdated else ():
+            self._outdated.pop(user_id, None)
         failpoint("worker.after_apply")
         await self._settle()
         if self._ownership.held(partition) is not held:
             return False
+        triggers = None if self._firing is None else self._firing.writes(partition, outcome.looks)
 
         async def take_effect() -> None:
             if not muted:
@@ -265,7 +307,8 @@ class Worker(Service):
             place = records[-1].offset
             try:
                 await self._try(
-                    lambda: self.store.write(lists, outcome.states, held.fence, place), "writing lists"
+                    lambda: self.store.write(lists, outcome.states, held.fence, place, triggers),
+                    "writing lists",
                 )
             except FencedError as error:
                 self._lose(partition, error)
@@ -279,6 +322,7 @@ class Worker(Service):
             self.metrics.events.inc(outcome.applied)
             self.metrics.skipped.inc(outcome.skipped)
             self.metrics.dead_letters.inc(len(rejected))
+            count_decisions(self.metrics, outcome.looks)
             self.metrics.batch.observe(time.perf_counter() - began)
 
         self._effect = asyncio.create_task(take_effect())
@@ -301,7 +345,7 @@ class Worker(Service):
         self, partition: int, offsets: list[int], events: list[Event], rejected: list[Rejected]
     ) -> tuple[list[OutMessage], list[tuple[str, bytes]], Outcome]:
         """Apply a batch; returns its messages, its lists as bytes, and the outcome they were made of."""
-        outcome = self.recommender.apply(partition, offsets, events)
+        outcome = self.recommender.apply(partition, offsets, events, now_ms=int(self.clock() * 1000))
         dead = self.settings.dead_letter_topic
         messages: list[OutMessage] = [(dead, r.key, r.to_dead_letter(), None) for r in rejected]
         if outcome.examples is not None:
@@ -310,7 +354,15 @@ class Worker(Service):
                 (self.settings.examples_topic, None, part.to_bytes(), to) for part in outcome.examples.parts()
             ]
         lists = self._as_json(outcome.lists)
-        return messages + self._exposures(lists), lists, outcome
+        messages += self._exposures(lists) + self._triggered(outcome.looks, outcome.lists)
+        return messages, lists, outcome
+
+    def _triggered(self, looks: Sequence[Look], lists: Lists) -> list[OutMessage]:
+        """What triggers have to say, sent or held back."""
+        s = self.settings
+        if self._firing is None or not looks:
+            return []
+        return self._firing.messages(looks, lists, s.triggers_topic, s.suppressed_topic, s.namespace)
 
     def _exposures(self, lists: Sequence[tuple[str, bytes]]) -> list[OutMessage]:
         """What is kept of lists while places are drawn, so that estimates are possible."""
@@ -336,16 +388,83 @@ class Worker(Service):
                 )
         return offsets, events, rejected
 
-    async def _load(self, events: Sequence[Event], held: Held) -> None:
+    async def _load(self, user_ids: Sequence[str], held: Held, *, only_known: bool = False) -> None:
+        """Bring users into memory, new ones, too, unless `only_known`."""
         users = self.recommender.users
-        missing = self.recommender.missing(events)
+        missing = users.keep(dict.fromkeys(user_ids))
         states = await self._try(lambda: self.store.load_states(missing, held.fence), "loading users")
         for user_id, state in zip(missing, states, strict=True):
+            if state is None and only_known:
+                continue
             try:
                 users.load(user_id, state)
             except StoreError as error:
                 self.log.error("%s; the user starts afresh", error)
                 users.load(user_id, None)
+
+    # Triggers
+
+    async def _fire(self, batches: Mapping[int, Any]) -> bool:
+        """Carry out a slice of what triggers have to do in each partition; says whether more may follow."""
+        firing, busy = self._firing, False
+        if firing is None:
+            return False
+        took_ms = firing.turn()
+        for partition, held in self._ownership.all_held().items():
+            if not firing.holds(partition):
+                continue
+            silent = partition not in batches and not held.muted_until
+            silent = silent and await self._try(partial(self._source.is_silent, partition), "looking for lag")
+            firing.pass_time(partition, took_ms, silent=silent)
+            task = await self._try(partial(firing.next, partition), "looking for due triggers")
+            if task is not None:
+                await self._carry_out(partition, held, task)
+                busy = True
+        return busy
+
+    async def _carry_out(self, partition: int, held: Held, task: Task) -> None:
+        """Look at users, send what comes of it, and write it down: a crash in between repeats the same."""
+        firing = self._firing
+        await self._settle()
+        if firing is None or self._ownership.held(partition) is not held:
+            return
+        try:
+            await self._load(task.users, held, only_known=True)
+        except EmptiedError:
+            await self._rebuild(partition, await self._source.position(partition))
+            return
+        looks, gone, messages, lists, states = await asyncio.to_thread(self._compute_task, task)
+        if not held.muted_until:
+            await self._try(lambda: self._sender.send(messages), "sending triggers")
+        failpoint("trigger.after_send")
+        writes = firing.writes(partition, looks, task.users if task.item_id is None else ())
+        if task.items_place >= 0:
+            writes = replace(writes, items_place=task.items_place)
+        try:
+            await self._try(
+                lambda: self.store.write(lists, states, held.fence, None, writes), "writing triggers"
+            )
+        except FencedError as error:
+            self._lose(partition, error)
+            return
+        failpoint("trigger.after_write")
+        await self._try(partial(firing.done, partition, task, gone), "ending a trigger")
+        self.metrics.lists.inc(len(lists))
+        if not held.muted_until:
+            count_decisions(self.metrics, looks)
+
+    def _compute_task(
+        self, task: Task
+    ) -> tuple[list[Look], list[str], list[OutMessage], list[tuple[str, bytes]], list[tuple[str, bytes]]]:
+        """Looks, users who watch no more, messages, lists and states of a slice."""
+        users = self.recommender.users
+        before = {u: users.tails.get(u) for u in task.users if u in users}
+        looks, gone = task.look([*before])
+        made = self.recommender.lists(users_of_messages(looks))
+        lists = self._as_json(made)
+        states = users.pack_all([k.user_id for k in looks if k.packed != before[k.user_id]])
+        gone += [u for u in task.users if u not in before]
+        return looks, gone, self._exposures(lists) + self._triggered(looks, made), lists, states
 
     async def _commit(self) -> None:
         """Commit what is done. A failure costs nothing: whoever reads the events again skips them."""
@@ -365,6 +484,8 @@ class Worker(Service):
             await self._settle()
             await self._commit()
             self._ownership.left(partitions)
+            if self._firing is not None:
+                self._firing.left(partitions)
             self.recommender.users.forget_partitions(partitions)
 
     # Partitions
@@ -380,6 +501,8 @@ class Worker(Service):
         for partition in waiting:
             bounds = await self._try(partial(self._ownership.bounds, partition), "reading offsets")
             held = await self._try(partial(self._ownership.take, partition, bounds), "claiming a partition")
+            if self._firing is not None:
+                await self._try(partial(self._firing.take, partition), "looking for triggers")
             if held.muted_until:
                 self._say_rebuild(partition, held.muted_until)
 
@@ -398,6 +521,8 @@ class Worker(Service):
         held.muted_until = max(held.muted_until, until)
         self._say_rebuild(partition, held.muted_until)
         users = self.recommender.users.of_partition(partition)
+        if self._firing is not None:
+            self._firing.forget(partition)
         await self._write(partition, users, with_states=True)
         bounds = await self._try(partial(self._ownership.bounds, partition), "reading offsets")
         self._source.rewind(partition, bounds.begin)
@@ -426,6 +551,8 @@ class Worker(Service):
         self.metrics.fenced.inc()
         self._done.pop(partition, None)
         self._ownership.left({partition})
+        if self._firing is not None:
+            self._firing.left({partition})
         self._lost.add(partition)
 
     async def _write(self, partition: int, user_ids: Sequence[str], *, with_states: bool = False) -> None:
@@ -437,9 +564,11 @@ class Worker(Service):
                 return
             lists = self._as_json(await asyncio.to_thread(self.recommender.lists, some))
             states = self.recommender.users.pack_all(some) if with_states else []
-            await self._try(lambda: self._sender.send(self._exposures(lists)), "sending exposures")  # noqa: B023
+            triggers = self._firing.pending(some) if with_states and self._firing is not None else None
+            await self._try(partial(self._sender.send, self._exposures(lists)), "sending exposures")
+            write = partial(self.store.write, lists, states, held.fence, None, triggers)
             try:
-                await self._try(lambda: self.store.write(lists, states, held.fence), "writing lists")  # noqa: B023
+                await self._try(write, "writing lists")
             except FencedError as error:
                 self._lose(partition, error)
                 return
@@ -456,6 +585,8 @@ class Worker(Service):
             except EventError as error:
                 self.log.warning("%s[%d]@%d: %s", r.topic, r.partition, r.offset, error)
                 continue
+            if self._firing is not None:
+                self._firing.note(r.offset, item)
             if self.recommender.observe_item(item):
                 gone.add(item.id if isinstance(item, Tombstone) else item.item_id)
         for r in await self._users.poll(5_000, wait_s):
@@ -468,10 +599,19 @@ class Worker(Service):
             if isinstance(user, Tombstone):
                 self._erased.put([token("user", user.id), r.timestamp])
                 await self._settle()
-                erase = partial(self.store.erase_user, user.id, r.partition, r.offset)
-                await self._try(erase, "erasing a user")
+                await self._try(partial(self._erase, user.id, r.partition, r.offset), "erasing a user")
         if gone:
             await self._withdraw(gone)
+
+    async def _erase(self, user_id: str, partition: int, offset: int) -> None:
+        """Delete what Redis holds of a user, what triggers wait for included."""
+        [state] = await self.store.load_states([user_id])
+        watched = None
+        with contextlib.suppress(StoreError):  # a state that cannot be read is deleted all the same
+            if state is not None:
+                of, tail = tail_of(state)
+                watched = of, list(unpack_memory(tail).watches) if tail else []
+        await self.store.erase_user(user_id, partition, offset, watched)
 
     def _erased_ms(self, user_id: str) -> int:
         """When a user was erased last, in milliseconds; −1 when not, as far as that is remembered."""
@@ -491,16 +631,27 @@ class Worker(Service):
         if rules is not None:
             policy.take(rules)
         if policy.at(int(self.clock() * 1000)):
-            self._outdated = self.recommender.users.in_memory()
+            self._outdate(is_urgent=True)
 
-    async def _renew(self) -> None:
-        """After a new release, a rollback or other rules, make the lists of the users in memory again.
+    def _outdate(self, *, is_urgent: bool) -> None:
+        """Let the lists of all users in memory be made again, at once if the old ones may not be served."""
+        self._outdated = dict.fromkeys(self.recommender.users.in_memory())
+        self._is_urgent |= is_urgent
 
-        Some at a turn; nobody reads a list of a model that is no longer served for longer than this takes.
+    async def _renew(self, handled: int) -> None:
+        """After a release, a rollback or other rules, make the lists of users in memory again, some a turn.
+
+        Whoever has an event gets a list with it. The others wait while batches are full, because events wait
+        then, too; but not after a rollback or with other rules: an old list may then not be served.
         """
-        some, self._outdated = self._outdated[:RENEWED], self._outdated[RENEWED:]
-        if some:
-            await self._remake(some)
+        if not self._outdated or (2 * handled > self.settings.batch_size and not self._is_urgent):
+            return
+        most = RENEWED if self._is_urgent or not handled else RENEWED_BESIDE
+        some = [*islice(self._outdated, most)]
+        for user_id in some:
+            del self._outdated[user_id]
+        self._is_urgent &= bool(self._outdated)
+        await self._remake(some)
 
     async def _remake(self, user_ids: Sequence[str]) -> None:
         """Make the lists of users again, as far as they are in memory."""
@@ -524,10 +675,13 @@ class Worker(Service):
                 data = await self.store.read_release(version)
                 if data is None:
                     return
-                self.recommender.serve(await asyncio.to_thread(Release.from_bytes, data), version)
+                release = await asyncio.to_thread(Release.from_bytes, data)
+                self.recommender.serve(release, version)
                 self._overlays, self._publication = 0, None
                 self.metrics.releases.inc()
-                self._outdated = self.recommender.users.in_memory()
+                step = release.tables.step
+                self._outdate(is_urgent=step < self._release_step)  # an earlier one again: a rollback
+                self._release_step = step
                 self.log.info("serving release %s", version)
             found, overlays = await self.store.read_overlays(version, self._overlays, self._publication)
             if found != self._publication:

@@ -6,12 +6,13 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 from stream_app.errors import EventError, InputError
 from stream_app.events.records import Event, Item, User
 
 Record = Event | Item | User
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called with (bytes read, bytes of the file), both of the file as it lies on disk."""
 
@@ -91,10 +92,10 @@ def unreadable(path: Path, error: OSError) -> InputError:
 
 def parse_lines(
     lines: Iterable[tuple[int, bytes]],
-    parse: Callable[[bytes], Iterable[Record]],
+    parse: Callable[[bytes], Iterable[T]],
     path: Path,
     bad: BadLines,
-) -> Iterator[Record]:
+) -> Iterator[T]:
     """Parse every line; a line that fails gives none of its records.
 
     Parameters

@@ -35,8 +35,6 @@ one of these has several values, any of them will do.
 
 from __future__ import annotations
 
-import datetime as dt
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,6 +44,7 @@ from typing import Any, Literal, get_args
 from stream_app.errors import ConfigError
 from stream_app.events import Item
 from stream_app.events.records import Scalar
+from stream_app.rule_tables import NEVER, Members, WrongError, is_number, is_whole
 
 Action = Literal["allow", "deny", "pin", "boost"]
 ACTIONS: tuple[str, ...] = get_args(Action)
@@ -53,7 +52,6 @@ MOST_PINS = 64  # a kernel keeps the pins that an item matches in the bits of on
 MOST_PLACES = 100  # the longest list
 MOST_FACTOR = 1e6
 _KINDS = ("item", "category", "brand", "attributes")
-_NEVER = 2**62  # milliseconds; later than any time that a rule can name
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Rule:
     place: int = 0
     factor: float = 1.0
     from_ms: int = 0
-    until_ms: int = _NEVER
+    until_ms: int = NEVER
 
     def matches(self, item_id: str, item: Item | None) -> bool:
         """Whether the rule speaks of an item; one that the shop never described matches by its id alone.
@@ -215,37 +213,15 @@ def parse_rules(text: str, path: str = "rules") -> ListRules:
         raise ConfigError(f"{path}: is not TOML: {error}") from error
     try:
         return _rules(document)
-    except _WrongError as error:
+    except WrongError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
-class _WrongError(Exception):
-    """What is wrong, and where in the file."""
-
-
-class _Members:
-    """The members of one table, taken out one by one; what is left over was not meant to be there."""
-
-    def __init__(self, where: str, members: Mapping[str, Any]) -> None:
-        self.where = where
-        self._left = dict(members)
-
-    def take(self, key: str) -> Any:
-        return self._left.pop(key, None)
-
-    def wrong(self, key: str, what: str) -> _WrongError:
-        return _WrongError(f"{self.where}{key}: {what}")
-
-    def end(self, known: str) -> None:
-        if self._left:
-            raise self.wrong(next(iter(self._left)), f"is not known here; known: {known}")
-
-
 def _rules(document: Mapping[str, Any]) -> ListRules:
-    top = _Members("", document)
+    top = Members("", document)
     diversity, at_most, rules = top.take("diversity"), top.take("at_most"), top.take("rules")
     top.end("diversity, at_most, [[rules]]")
-    if diversity is not None and not (_is_number(diversity) and 0 <= diversity <= MOST_FACTOR):
+    if diversity is not None and not (is_number(diversity) and 0 <= diversity <= MOST_FACTOR):
         raise top.wrong("diversity", f"{diversity!r} is no number from 0")
     if at_most is not None and not isinstance(at_most, dict):
         raise top.wrong("at_most", f"{at_most!r} is no table such as {{ category = 4 }}")
@@ -258,19 +234,19 @@ def _rules(document: Mapping[str, Any]) -> ListRules:
     names = [rule.name for rule in found]
     for name in names:
         if names.count(name) > 1:
-            raise _WrongError(
+            raise WrongError(
                 f"rule {name!r}, name: is that of several rules; `--why` could not tell them apart"
             )
     if sum(rule.action == "pin" for rule in found) > MOST_PINS:
-        raise _WrongError(f"rules: more than {MOST_PINS} pins")
+        raise WrongError(f"rules: more than {MOST_PINS} pins")
     return ListRules(found, dict(at_most or {}), float(diversity or 0.0))
 
 
 def _rule(number: int, members: Mapping[str, Any]) -> Rule:
     name = members.get("name")
     if not (isinstance(name, str) and name):
-        raise _WrongError(f"rule {number}, name: {'is missing' if name is None else f'{name!r} is no text'}")
-    table = _Members(f"rule {name!r}, ", {key: value for key, value in members.items() if key != "name"})
+        raise WrongError(f"rule {number}, name: {'is missing' if name is None else f'{name!r} is no text'}")
+    table = Members(f"rule {name!r}, ", {key: value for key, value in members.items() if key != "name"})
     action = table.take("action")
     if action not in ACTIONS:
         raise table.wrong("action", f"{action!r} is none of {', '.join(ACTIONS)}")
@@ -280,27 +256,27 @@ def _rule(number: int, members: Mapping[str, Any]) -> Rule:
             "is for pins only" if place is not None else f"is missing; a pin needs one, 1 to {MOST_PLACES}"
         )
         raise table.wrong("place", wrong)
-    if place is not None and not (_is_whole(place) and 1 <= place <= MOST_PLACES):
+    if place is not None and not (is_whole(place) and 1 <= place <= MOST_PLACES):
         raise table.wrong("place", f"{place!r} is no whole number from 1 to {MOST_PLACES}")
     if (factor is not None) != (action == "boost"):
         wrong = "is for boosts only" if factor is not None else "is missing; a boost needs one, above 0"
         raise table.wrong("factor", wrong)
-    if factor is not None and not (_is_number(factor) and 1 / MOST_FACTOR <= factor <= MOST_FACTOR):
+    if factor is not None and not (is_number(factor) and 1 / MOST_FACTOR <= factor <= MOST_FACTOR):
         raise table.wrong("factor", f"{factor!r} is no number above 0, at most {MOST_FACTOR:g}")
     items, categories = _names(table, "item"), _names(table, "category")
     attributes = _attributes(table)
-    from_ms, until_ms = _time(table, "from", 0), _time(table, "until", _NEVER)
+    from_ms, until_ms = table.take_time("from", 0), table.take_time("until", NEVER)
     if until_ms <= from_ms:
         raise table.wrong("until", "is not after `from`")
     table.end(f"name, action, place, factor, from, until, {', '.join(_KINDS)}")
     if not items and not categories and not attributes:
-        raise _WrongError(f"rule {name!r}: speaks of no items; give one of {', '.join(_KINDS)}")
+        raise WrongError(f"rule {name!r}: speaks of no items; give one of {', '.join(_KINDS)}")
     return Rule(
         name, action, items, categories, attributes, place or 0, float(factor or 1.0), from_ms, until_ms
     )
 
 
-def _names(table: _Members, key: str) -> frozenset[str]:
+def _names(table: Members, key: str) -> frozenset[str]:
     value = table.take(key)
     values = value if isinstance(value, list) else [] if value is None else [value]
     if (value is not None and not values) or not all(isinstance(v, str) and v for v in values):
@@ -308,7 +284,7 @@ def _names(table: _Members, key: str) -> frozenset[str]:
     return frozenset(values)
 
 
-def _attributes(table: _Members) -> dict[str, frozenset[Scalar]]:
+def _attributes(table: Members) -> dict[str, frozenset[Scalar]]:
     brand, given = table.take("brand"), table.take("attributes")
     if given is not None and not (isinstance(given, dict) and given):
         raise table.wrong("attributes", f'{given!r} is no table such as {{ season = "winter" }}')
@@ -322,27 +298,6 @@ def _attributes(table: _Members) -> dict[str, frozenset[Scalar]]:
             )
         found[name] = frozenset(values)
     return found
-
-
-def _time(table: _Members, key: str, default: int) -> int:
-    value = table.take(key)
-    if value is None:
-        return default
-    if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
-        value = dt.datetime(value.year, value.month, value.day, tzinfo=dt.UTC)
-    if not isinstance(value, dt.datetime):
-        raise table.wrong(
-            key, f"{value!r} is no date or time; write 2026-12-24 or 2026-12-24T18:00:00Z, no quotes"
-        )
-    return int((value if value.tzinfo else value.replace(tzinfo=dt.UTC)).timestamp() * 1000)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _values(value: Scalar | list[Scalar] | None) -> list[Scalar]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pruning import EmptyModelError, GuardDecision, Proposal, PruningAgent, SaliencyPruner
 from pruning.agent import Pruner
-from stream_app.model.candidates import clear_item, new_scratch
+from stream_app.model.candidates import new_scratch
 from stream_app.model.eviction import NOBODY, Renumbering
 from stream_app.model.examples import ExampleBatch
 from stream_app.model.features import N_NUMBERS, describe
@@ -162,7 +162,10 @@ class ReleaseCycle:
             return tables
         views = [a for view in (trial.dense, trial.pruned) for part in view if isinstance(part, tuple)
                  for a in part if isinstance(a, np.ndarray)]  # fmt: skip
-        unique = {id(a): a.nbytes for a in (*views, trial.dense.item_tokens, trial.places)}
+        unique = {
+            id(a): a.nbytes
+            for a in (*views, trial.dense.item_tokens, trial.dense.moves, trial.pruned.moves, trial.places)
+        }
         return tables + len(trial.published.data) + trial.published.release.nbytes + sum(unique.values())
 
     def observe(self, batch: ExampleBatch, *, time: str | None = None) -> GuardDecision | None:
@@ -248,7 +251,7 @@ class ReleaseCycle:
 
     def _replay(self, trial: _Trial, batch: ExampleBatch) -> _Replayed:
         n, v = len(trial.dense.servable), len(trial.dense.vocabulary)
-        if len(self._scratch.mark) < n or len(self._scratch.cross) < v:
+        if len(self._scratch.taken) < n or len(self._scratch.cross) < v:
             self._scratch = new_scratch(n, v)
         local = trial.numbers(self.learner.items.find_keys(batch.keys))
         history = np.where(batch.history >= 0, local[batch.history], -1).astype(np.int32)
@@ -393,13 +396,11 @@ def replay(view, history, length, gap, users, item, count, scratch, losses, list
         past = history[e, first:]
         bucket = length_bucket(length[e])
         candidates = candidates_of(view, past, past, MOST_CANDIDATES, scratch)
-        describe(candidates, past, view.item_tokens, view.stats, view.step, scratch, raw)
+        describe(candidates, past, view, scratch, raw)
         score(view, candidates, raw, users[e], bucket, gap[e], scratch, scores)
         top_k(candidates, scores, lists[e], top_scores)
         shown = item[e, : count[e]]
-        for x in range(len(shown)):
-            clear_item(scratch, shown[x])
-        describe(shown, past, view.item_tokens, view.stats, view.step, scratch, raw)
+        describe(shown, past, view, scratch, raw)
         score(view, shown, raw, users[e], bucket, gap[e], scratch, scores)
         loss = 0.0
         for x in range(1, len(shown)):

@@ -10,7 +10,7 @@ from pruning.quantization import Float32
 from pruning.weights import Snapshot
 from stream_app.model.candidates import Scratch, new_scratch
 from stream_app.model.eviction import Renumbering
-from stream_app.model.features import N_NUMBERS, NUMBER_TOKENS
+from stream_app.model.features import N_MOVES, N_NUMBERS, NUMBER_TOKENS
 from stream_app.model.item_index import ItemIndex
 from stream_app.model.release import Overlay, Release, Tables
 from stream_app.model.retrieval import (
@@ -27,6 +27,7 @@ from stream_app.model.scoring import View, Weights, lookup_all, put_fresh, sum_i
 
 NEIGHBOURS = 200  # served neighbours per item
 NO_ITEMS: NDArray[np.int32] = np.zeros(0, np.int32)
+NO_MOVES: NDArray[np.float32] = np.zeros((0, N_MOVES), np.float32)  # for views that `make_view` completes
 
 
 def empty_artefact() -> Artefact:
@@ -108,7 +109,7 @@ class ServedModel:
     def nbytes(self) -> int:
         """Bytes of all tables and of working memory."""
         arrays = (*self._neighbours, *self._stats, *self._scratch, self._fresh.keys, self._fresh.values)
-        return sum(a.nbytes for a in arrays) + self._ranker.nbytes + 4 * self.items.capacity
+        return sum(a.nbytes for a in arrays) + self._ranker.nbytes + 4 * (1 + N_MOVES) * self.items.capacity
 
     def renumber(self, moved: Renumbering) -> None:
         """Follow the index: rows of items that gave up their number are gone, and links to them."""
@@ -195,6 +196,7 @@ class ServedModel:
                     servable=self.items.servable,
                     pool=self._pool,
                     step=self.step,
+                    moves=NO_MOVES,
                 )
             )
         return self._view
@@ -203,7 +205,7 @@ class ServedModel:
     def scratch(self) -> Scratch:
         """Working memory that fits the view."""
         n, v = self.items.capacity, len(self.items.vocabulary)
-        if len(self._scratch.mark) < n or len(self._scratch.cross) < v:
+        if len(self._scratch.taken) < n or len(self._scratch.cross) < v:
             self._scratch = new_scratch(n, v)
         return self._scratch
 
@@ -224,7 +226,10 @@ def bare_weights(
 
 
 def make_view(view: View) -> View:
-    """Fill in what follows from the weights: those of the numbers, and each item's own part of the score."""
+    """Fill in what follows from the weights: those of the numbers, and each item's own part of the score.
+
+    What follows from counters and step is yet to be filled in, by `describe`.
+    """
     numbers = np.empty(NUMBER_TOKENS.size, np.float32)
     lookup_all(view.weights, NUMBER_TOKENS.ravel(), numbers)
     tokens = np.empty(len(view.vocabulary), np.float32)
@@ -232,4 +237,5 @@ def make_view(view: View) -> View:
     item = np.empty(len(view.item_tokens), np.float32)
     sum_item_tokens(tokens, view.item_tokens, item)
     weights = view.weights._replace(numbers=numbers.reshape(NUMBER_TOKENS.shape), item=item)
-    return view._replace(weights=weights)
+    moves = np.zeros((len(view.stats.count), N_MOVES), np.float32)
+    return view._replace(weights=weights, moves=moves)

@@ -5,7 +5,7 @@
     0   magic        2 bytes   "U1"
     2   partition    uint16    of `events`, where the user's events come from
     4   length       uint16    items n
-    6   zeros        2 bytes
+    6   tail         uint16    bytes at the end that are kept for others
     8   offset       int64     last applied offset of that partition
     16  last_ms      int64     latest event time
     24  keys         uint64 × n, the most recent last
@@ -19,6 +19,8 @@ and, for users who were offered something::
     10  offers       uint16    m
     12  keys         uint64 × m, the most recent last
     ..  taken        uint8 × m, 1 where the user chose the item
+
+and at the end the tail: what somebody else remembers of the user, such as the triggers.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ _HEADS = np.dtype(
         ("magic", "S2"),
         ("partition", "<u2"),
         ("length", "<u2"),
-        ("zeros", "<u2"),
+        ("tail", "<u2"),
         ("offset", "<i8"),
         ("last_ms", "<i8"),
     ]
@@ -67,6 +69,11 @@ class UserTable:
     max_items
         Items remembered per user; older ones are forgotten and may be recommended again.
 
+    Attributes
+    ----------
+    tails
+        User → bytes that travel with the user's state; none for users who have none.
+
     Examples
     --------
     >>> table = UserTable(ItemIndex(), max_users=2)
@@ -83,6 +90,7 @@ class UserTable:
         self._rows: dict[str, int] = {}  # in order of use, the least recent first
         self._free: list[int] = []
         self.fields: set[str] = set()  # names of users' attributes
+        self.tails: dict[str, bytes] = {}
         self._tokens = KeyRing(MOST_DESCRIBED, USER_TOKENS)  # of users that the shop described
         self._lost_items, self._lost_offers = LostKeys(items), LostKeys(items)
         self.partition: NDArray[np.int32] = np.zeros(0, np.int32)
@@ -176,7 +184,7 @@ class UserTable:
         StoreError
             If the state cannot be read; the user is then not in memory.
         """
-        partition, offset, last_ms, keys, best, offers = _unpack(user_id, state)
+        partition, offset, last_ms, keys, best, offers, tail = _unpack(user_id, state)
         row = self._rows.pop(user_id, -1)  # who is in memory already is loaded again in place
         if row < 0:
             row = self._take_row()
@@ -191,6 +199,7 @@ class UserTable:
         self.lists[row : row + 1] = -1
         self.partition[row], self.offset[row] = partition, offset
         self._put_tokens(row, user_id)
+        self.keep_tail(user_id, tail or None)
         return row
 
     def find_again(self, rows: NDArray[np.int32]) -> None:
@@ -212,6 +221,13 @@ class UserTable:
         rows = sum(a.nbytes for a in (*self.users, self.partition, self.offset, self.lists))
         return rows + self._tokens.nbytes
 
+    def keep_tail(self, user_id: str, tail: bytes | None) -> None:
+        """Let bytes travel with the state of a user in memory; None for none."""
+        if tail is None:
+            self.tails.pop(user_id, None)
+        else:
+            self.tails[user_id] = tail
+
     def remember_lists(self, rows: NDArray[np.int32], items: NDArray[np.int32]) -> None:
         """Keep what users were offered, item numbers (m, k), −1 where a list ends."""
         if self.lists.shape != (len(self.offset), items.shape[1]):
@@ -228,12 +244,17 @@ class UserTable:
     def pack(self, user_id: str) -> bytes:
         """The state of a user in memory as bytes."""
         row = self._rows[user_id]
-        n = int(self.users.length[row])
+        n, tail = int(self.users.length[row]), self.tails.get(user_id, b"")
         head = _HEAD.pack(
-            _MAGIC, int(self.partition[row]), n, 0, int(self.offset[row]), int(self.users.last_ms[row])
+            _MAGIC,
+            int(self.partition[row]),
+            n,
+            len(tail),
+            int(self.offset[row]),
+            int(self.users.last_ms[row]),
         )
         keys = self._lost_items.keys_of(row, self.users.items[row, :n])
-        return head + keys.tobytes() + self.users.best[row, :n].tobytes() + self._pack_offers(row)
+        return head + keys.tobytes() + self.users.best[row, :n].tobytes() + self._pack_offers(row) + tail
 
     def _pack_offers(self, row: int) -> bytes:
         users = self.users
@@ -262,6 +283,8 @@ class UserTable:
         heads = np.zeros(len(rows), _HEADS)
         heads["magic"], heads["partition"], heads["length"] = _MAGIC, self.partition[rows], users.length[rows]
         heads["offset"], heads["last_ms"] = self.offset[rows], users.last_ms[rows]
+        tails = [*map(self.tails.get, user_ids)]
+        heads["tail"] = [0 if tail is None else len(tail) for tail in tails]
         offers = np.zeros(len(rows), _OFFERS_HEADS)
         offers["request"], offers["listed"] = users.request[rows], users.listed[rows]
         offers["listed_gap"], offers["offers"] = users.listed_gap[rows], users.offers[rows]
@@ -276,7 +299,8 @@ class UserTable:
             state = head[h * x : h * x + h] + keys[8 * a : 8 * b] + best[a:b]
             if d > c:
                 state += more[o * x : o * x + o] + offered[8 * c : 8 * d] + taken[c:d]
-            states.append((user_id, state))
+            tail = tails[x]
+            states.append((user_id, state if tail is None else state + tail))
         return states
 
     def describe(self, user_id: str, attributes: dict[str, object]) -> None:
@@ -289,6 +313,7 @@ class UserTable:
     def forget(self, user_id: str) -> None:
         """Drop all that is held about a user."""
         self._tokens.remove(token("user", user_id))
+        self.tails.pop(user_id, None)
         row = self._rows.pop(user_id, None)
         if row is not None:
             self._free.append(row)
@@ -298,6 +323,7 @@ class UserTable:
         gone = set(partitions)
         for user_id in [u for u, row in self._rows.items() if int(self.partition[row]) in gone]:
             self._free.append(self._rows.pop(user_id))
+            self.tails.pop(user_id, None)
 
     def of_partition(self, partition: int) -> list[str]:
         """Users in memory whose events come from a partition."""
@@ -322,7 +348,9 @@ class UserTable:
         if self._free:
             return self._free.pop()
         if len(self._rows) >= self.max_users:
-            return self._rows.pop(next(iter(self._rows)))
+            evicted = next(iter(self._rows))
+            self.tails.pop(evicted, None)
+            return self._rows.pop(evicted)
         row = len(self._rows)
         if row >= len(self.offset):
             self._grow(min(self.max_users, max(256, 2 * row)))
@@ -340,21 +368,35 @@ class UserTable:
 
 def _unpack(
     user_id: str, state: bytes | None
-) -> tuple[int, int, int, NDArray[np.uint64], NDArray[np.uint8], bytes]:
+) -> tuple[int, int, int, NDArray[np.uint64], NDArray[np.uint8], bytes, bytes]:
     if state is None:
-        return 0, -1, -1, np.zeros(0, np.uint64), np.zeros(0, np.uint8), b""
+        return 0, -1, -1, np.zeros(0, np.uint64), np.zeros(0, np.uint8), b"", b""
     if len(state) < _HEAD.size or state[:2] != _MAGIC:
         raise StoreError(
             f"the state of user {user_id!r} is of an unknown format: delete its key to start afresh"
         )
-    _, partition, n, _, offset, last_ms = _HEAD.unpack_from(state)
-    offers = state[_HEAD.size + 9 * n :]
+    _, partition, n, tail_length, offset, last_ms = _HEAD.unpack_from(state)
+    end = len(state) - tail_length
+    offers, tail = state[_HEAD.size + 9 * n : end], state[end:]
     m = _OFFERS.unpack_from(offers)[3] if len(offers) >= _OFFERS.size else 0
-    if len(state) < _HEAD.size + 9 * n or len(offers) != (_OFFERS.size + 9 * m if m else 0):
+    if end < _HEAD.size + 9 * n or len(offers) != (_OFFERS.size + 9 * m if m else 0):
         raise StoreError(f"the state of user {user_id!r} is cut: delete its key to start afresh")
     keys = np.frombuffer(state, np.uint64, n, _HEAD.size)
     best = np.frombuffer(state, np.uint8, n, _HEAD.size + 8 * n)
-    return partition, offset, last_ms, keys, best, offers
+    return partition, offset, last_ms, keys, best, offers, tail
+
+
+def tail_of(state: bytes) -> tuple[int, bytes]:
+    """The partition and the tail of a packed state.
+
+    >>> table = UserTable(ItemIndex())
+    >>> _ = table.load("u1", None)
+    >>> table.keep_tail("u1", b"more")
+    >>> tail_of(table.pack("u1"))
+    (0, b'more')
+    """
+    partition, *_, tail = _unpack("", state)
+    return partition, tail
 
 
 def _flat(

@@ -41,6 +41,7 @@ COMMANDS = {
     frozenset({"worker"}): ["worker"],
     frozenset({"learner"}): ["learner"],
     frozenset({"worker", "learner"}): ["worker", "--learner"],
+    frozenset({"deliver"}): ["triggers", "deliver"],
 }
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -139,6 +140,9 @@ class Deployment:
             "group": name,
             **{f"{t}_topic": f"{name}.{t}" for t in ("events", "items", "users", "examples", "control")},
             "dead_letter_topic": f"{name}.events.dlq",
+            "triggers_topic": f"{name}.triggers",
+            "suppressed_topic": f"{name}.triggers.suppressed",
+            "trigger_dead_letter_topic": f"{name}.triggers.dlq",
             "io_timeout_s": 15,
             "session_timeout_s": 6,
             **settings,

@@ -92,8 +92,7 @@ def test_erased_user_is_gone_and_may_come_back(shop: Shop, how: str) -> None:
     if how == "tombstone":
         system.send(system.settings.users_topic, [(user_id.encode(), None)])
     else:
-        command = {"command": "erase", "user_id": user_id}
-        system.send(system.settings.control_topic, [(None, json.dumps(command).encode())])
+        shop.recs("erase", user_id)
     system.until(lambda: not list(system.redis.scan_iter(f"*{user_id}*", count=1000)), "all keys are gone")
 
     shop.act(user_id, ["c"])

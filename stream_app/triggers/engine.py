@@ -1,0 +1,385 @@
+"""The pure core of triggers: an event, a changed item or the passing of time → what is due, and why not.
+
+A look at a user takes the user's packed memory and gives back a new one with the decisions: no clock, no
+network, nothing kept in between but the rules and what the shop says about items and users.
+
+Time is event time. A timer fires at its due time, however late it is looked at: before the user's next event
+is applied, or when the clock of the partition has passed. So the same events lead to the same decisions,
+whatever batches they come in.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stream_app.errors import StoreError
+from stream_app.events import CANONICAL_TYPES, Event, Item, Tombstone, User
+from stream_app.triggers.conditions import Facts
+from stream_app.triggers.gates import (
+    LOWER_PRIORITY,
+    UNKNOWN,
+    Profile,
+    held_back,
+    note_sent,
+)
+from stream_app.triggers.matching import Match, about_user, back, cheaper
+from stream_app.triggers.memory import (
+    LISTENED,
+    NEVER_MS,
+    Memory,
+    Timer,
+    Told,
+    due_of,
+    pack_memory,
+    remember,
+    unpack_memory,
+    wake_of,
+)
+from stream_app.triggers.rules import Rule, TriggerRules
+from stream_app.triggers.shelf import Change, Shelf
+
+LATE_MS = 5_000
+"""How much later than it is due a timer fires while events come: so late may an event be to stop it."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A rule that matched, and what became of it.
+
+    Attributes
+    ----------
+    at_ms
+        Event time of the cause.
+    key
+        What makes this message another one than the rule's last to this user; the same on every replay.
+    held
+        Why it is not sent, one of `gates.REASONS`; empty when it is.
+    reason, evidence
+        Why it is due, in words and in figures.
+    items
+        The items that it is about.
+    """
+
+    rule: Rule
+    user_id: str
+    at_ms: int
+    key: str
+    held: str
+    reason: str
+    evidence: dict[str, Any]
+    items: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at a user came to.
+
+    Attributes
+    ----------
+    packed
+        The new memory, None for one that holds nothing.
+    due_ms
+        When the user's next timer is due, `NEVER_MS` without any.
+    moved
+        Whether that is another time than before.
+    watched
+        Items that are watched since.
+    """
+
+    user_id: str
+    packed: bytes | None
+    due_ms: int = NEVER_MS
+    moved: bool = False
+    decisions: Sequence[Decision] = ()
+    watched: Sequence[str] = ()
+
+
+@dataclass
+class _Turn:
+    """One look under way."""
+
+    user_id: str
+    memory: Memory
+    last_ms: int  # time of the user's last event
+    profile: Profile
+    decisions: list[Decision] = field(default_factory=list)
+
+
+class TriggerEngine:
+    """Rules, and what the shop says about items and users.
+
+    Parameters
+    ----------
+    rules
+        All of them; those that are switched off do nothing.
+
+    Examples
+    --------
+    >>> from stream_app.triggers.rules_file import builtin_rules
+    >>> engine = TriggerEngine(builtin_rules())
+    >>> engine.observe_user(User("u1", True))
+    >>> noon = 1_767_614_400_000
+    >>> added = Event("e1", "add_to_cart", noon, "u1", item_id="sku-1", value=20.0)
+    >>> look = engine.on_events("u1", None, -1, [(added, noon)])
+    >>> look.due_ms - noon
+    1800000
+    >>> [d.reason for d in engine.on_time("u1", look.packed, noon, look.due_ms).decisions]
+    ['1 item worth 20.00 in the cart, nothing done for 30 min']
+    """
+
+    def __init__(self, rules: TriggerRules) -> None:
+        self.rules = rules
+        enabled = rules.enabled
+        names = {name for rule in enabled for name in rule.conditions.names}
+        self.shelf = Shelf(
+            with_details=any(n.startswith(("item.attributes.", "item.categories")) for n in names)
+        )
+        self.profiles: dict[str, Profile] = {}
+        self._interned: dict[Any, Profile] = {}
+        self._wanted = sorted(
+            {n.removeprefix("user.attributes.") for n in names if n.startswith("user.attributes.")}
+        )
+        self._by_name = {rule.name: rule for rule in enabled}
+        self._idle = [rule for rule in enabled if rule.is_on("idle")]
+        self._on_price = [rule for rule in enabled if rule.is_on("price")]
+        self._on_stock = [rule for rule in enabled if rule.is_on("stock")]
+        self._on_event = {t: [rule for rule in enabled if rule.is_on(t)] for t in CANONICAL_TYPES}
+        self.follows_items = bool(self._on_price or self._on_stock)
+        self.listened = (LISTENED if enabled else frozenset()) | {t for t, on in self._on_event.items() if on}
+
+    # What the shop says
+
+    def observe_item(self, item: Item | Tombstone) -> Change | None:
+        """Take over a version of an item; returns what may be news about it."""
+        return self.shelf.observe(item)
+
+    def observe_user(self, user: User | Tombstone) -> None:
+        """Take over what the shop says about a user."""
+        if isinstance(user, Tombstone):
+            self.profiles.pop(user.id, None)
+            return
+        zone = user.attributes.get("time_zone")
+        zone = zone if isinstance(zone, str) else ""
+        values = tuple((name, _frozen(user.attributes.get(name))) for name in self._wanted)
+        known = (user.marketing_consent, zone, values)
+        profile = self._interned.get(known)
+        if profile is None:  # millions of users share a few hundred of these
+            profile = self._interned[known] = Profile(
+                user.marketing_consent, zone, {name: value for name, value in values if value is not None}
+            )
+        self.profiles[user.user_id] = profile
+
+    # Looks
+
+    def concerns(self, event_type: str, at_ms: int, packed: bytes | None) -> bool:
+        """Whether an event has to be looked at: most say nothing that a rule could want to know."""
+        return event_type in self.listened or (packed is not None and at_ms >= wake_of(packed))
+
+    def on_events(
+        self, user_id: str, packed: bytes | None, last_ms: int, events: Iterable[tuple[Event, int]]
+    ) -> Look:
+        """Apply events of one user, in order, each with its time, which is never ahead of the wall clock.
+
+        Parameters
+        ----------
+        packed
+            The user's memory, None for none.
+        last_ms
+            Time of the user's last event before these, −1 without any.
+        """
+        turn = self._begin(user_id, packed, last_ms)
+        before, watched = due_of(turn.memory), []
+        due, back = before, packed is not None and wake_of(packed) == 0
+        for event, at_ms in events:
+            what = event.event_type
+            was_due = due <= at_ms
+            if was_due:
+                self._fire(turn, at_ms)
+            turn.last_ms = max(turn.last_ms, event.event_time_ms)
+            if what in LISTENED:
+                watched += remember(turn.memory, event, at_ms, self.shelf)
+            if rules := self._on_event.get(what):
+                self._happen(turn, rules, event, at_ms)
+            if was_due or back or what in self.listened:
+                self._arm(turn, at_ms)
+                due, back = due_of(turn.memory), False
+        return self._end(turn, before, watched)
+
+    def on_time(self, user_id: str, packed: bytes | None, last_ms: int, clock_ms: int) -> Look:
+        """Fire the timers of a user that are due when the partition's clock stands at an instant."""
+        turn = self._begin(user_id, packed, last_ms)
+        before = due_of(turn.memory)
+        self._fire(turn, clock_ms)
+        return self._end(turn, before, ())
+
+    def on_change(
+        self, user_id: str, packed: bytes | None, last_ms: int, change: Change, place: int, clock_ms: int
+    ) -> Look | None:
+        """Hold a changed item against a user; None for one who does not watch it any more.
+
+        Parameters
+        ----------
+        place
+            The offset of this version in the topic `items`; the same one again changes nothing.
+        """
+        turn = self._begin(user_id, packed, last_ms)
+        watch = turn.memory.watches.get(change.item_id)
+        item = self.shelf.items.get(change.item_id)
+        if watch is None or item is None:
+            return None
+        before = due_of(turn.memory)
+        self._fire(turn, clock_ms)
+        if watch.place == place:
+            return self._end(turn, before, ())
+        watch.place = place
+        facts = Facts(turn.memory, turn.last_ms, clock_ms, turn.profile.attributes)
+        facts.item_id, facts.item, facts.watch = change.item_id, item, watch
+        matches = []
+        if change.cheaper:
+            matches += [m for rule in self._on_price if (m := cheaper(rule, facts, watch)) is not None]
+        if change.back or (change.maybe_back and watch.was_out):
+            matches += [m for rule in self._on_stock if (m := back(rule, facts, watch)) is not None]
+        for match in matches:
+            told = watch.told.get(match.rule.name)
+            watch.told[match.rule.name] = Told(1 if told is None else told.times + 1, item.price)
+        if watch.price is None:
+            watch.price = item.price  # what the next version is compared with
+        if item.available:
+            watch.was_out = False
+        self._decide(turn, matches, clock_ms)
+        return self._end(turn, before, ())
+
+    def _begin(self, user_id: str, packed: bytes | None, last_ms: int) -> _Turn:
+        try:
+            memory = Memory() if packed is None else unpack_memory(packed)
+        except StoreError as error:
+            log.error("%s; user %r starts afresh", error, user_id)
+            memory = Memory()
+        return _Turn(user_id, memory, last_ms, self.profiles.get(user_id, UNKNOWN))
+
+    def _end(self, turn: _Turn, before: int, watched: Sequence[str]) -> Look:
+        memory = turn.memory
+        due = due_of(memory)
+        wake = due
+        for rule in self._idle:  # whoever comes back after a message is looked at again at once
+            if rule.semantics == "changed" and not rule.speaks_of_cart and rule.name not in memory.timers:
+                wake = 0 if rule.name in memory.fired else wake
+        packed = pack_memory(memory, wake) if memory.watches or memory.cart or memory.purchases or (
+            memory.timers or memory.fired or memory.sent
+        ) else None  # fmt: skip
+        return Look(turn.user_id, packed, due, due != before, turn.decisions, watched)
+
+    # Timers
+
+    def _arm(self, turn: _Turn, at_ms: int) -> None:
+        """Set the timers of rules that silence would make due now, and drop those that it would not."""
+        memory = turn.memory
+        facts = Facts(memory, turn.last_ms, at_ms, turn.profile.attributes)
+        for rule in self._idle:
+            if not rule.conditions.may_hold(facts):
+                memory.timers.pop(rule.name, None)
+                if rule.semantics == "edge":
+                    memory.fired.pop(rule.name, None)
+            elif rule.name not in memory.timers and _is_new(rule, memory, _idle_subject(rule, turn)):
+                memory.timers[rule.name] = Timer(turn.last_ms + rule.delay_ms, "")
+
+    def _fire(self, turn: _Turn, upto_ms: int) -> None:
+        """Fire what is due, in the order of due times; what is due at the same instant competes."""
+        memory = turn.memory
+        while memory.timers and (due := due_of(memory)) <= upto_ms:
+            matches = []
+            for name in [name for name, timer in memory.timers.items() if timer.due_ms == due]:
+                timer, rule = memory.timers.pop(name), self._by_name.get(name)
+                if rule is None:  # switched off since
+                    continue
+                if (
+                    rule.is_on("idle") and turn.last_ms + rule.delay_ms > due
+                ):  # the user has done something since
+                    memory.timers[name] = Timer(turn.last_ms + rule.delay_ms, "")
+                    continue
+                match = self._match(turn, rule, timer.subject or _idle_subject(rule, turn), due)
+                if match is not None:
+                    matches.append(match)
+            self._decide(turn, sorted(matches, key=lambda m: -m.rule.priority), due)
+
+    def _happen(self, turn: _Turn, rules: Sequence[Rule], event: Event, at_ms: int) -> None:
+        """Hold an event against the rules that wait for one of its type."""
+        matches = []
+        for rule in rules:
+            subject = f"{event.event_type}@{event.event_time_ms}"
+            facts = Facts(turn.memory, turn.last_ms, at_ms, turn.profile.attributes, event)
+            if not rule.conditions.hold(facts):
+                if rule.semantics == "edge":
+                    turn.memory.fired.pop(rule.name, None)
+            elif not rule.delay_ms:
+                match = self._match(turn, rule, subject, at_ms, event)
+                matches += [] if match is None else [match]
+            elif rule.name not in turn.memory.timers and _is_new(rule, turn.memory, subject):
+                turn.memory.timers[rule.name] = Timer(at_ms + rule.delay_ms, subject)
+        self._decide(turn, matches, at_ms)
+
+    def _match(
+        self, turn: _Turn, rule: Rule, subject: str, at_ms: int, event: Event | None = None
+    ) -> Match | None:
+        """A rule about the user or the cart, if it holds and has not said the same before."""
+        memory = turn.memory
+        facts = Facts(memory, turn.last_ms, at_ms, turn.profile.attributes, event)
+        of_event = rule.delay_ms > 0 and not rule.is_on("idle")  # whose own part held when it happened
+        if not rule.is_active(at_ms) or not (
+            rule.conditions.may_hold(facts) if of_event else rule.conditions.hold(facts)
+        ):
+            return None
+        if not _is_new(rule, memory, subject):
+            return None
+        memory.fired[rule.name] = subject
+        return about_user(rule, memory, turn.last_ms, subject, self.shelf, event)
+
+    # One message wins
+
+    def _decide(self, turn: _Turn, matches: Sequence[Match], at_ms: int) -> None:
+        """Of what matched at one instant, send the first by priority that nothing holds back."""
+        won = False
+        for match in sorted(matches, key=lambda m: -m.rule.priority) if len(matches) > 1 else matches:
+            held = match.held or (
+                LOWER_PRIORITY if won
+                else held_back(match.rule, self.rules, turn.user_id, turn.profile, turn.memory, at_ms)
+            )  # fmt: skip
+            if held in ("", "hold_out"):
+                note_sent(match.rule, self.rules, turn.profile, turn.memory, at_ms)
+                won = True
+            turn.decisions.append(
+                Decision(
+                    match.rule,
+                    turn.user_id,
+                    at_ms,
+                    match.key,
+                    held,
+                    match.reason,
+                    match.evidence,
+                    match.items,
+                )
+            )
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _idle_subject(rule: Rule, turn: _Turn) -> str:
+    """What a rule about silence speaks of: the cart as it was changed last, or the silence itself."""
+    return f"cart@{turn.memory.cart_ms}" if rule.speaks_of_cart else f"idle@{turn.last_ms}"
+
+
+def _is_new(rule: Rule, memory: Memory, subject: str) -> bool:
+    """Whether a rule may speak (again); an event that is not later than the last one it spoke of is old."""
+    fired = memory.fired.get(rule.name)
+    if fired is None:
+        return True
+    if rule.semantics != "changed":
+        return False
+    return int(subject.rpartition("@")[2]) > int(fired.rpartition("@")[2])
