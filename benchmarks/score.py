@@ -1,9 +1,10 @@
-"""Scoring speed: a release beside River and beside bare reads of memory; what is saved when parts are kept; top K.
+"""Scoring speed: a release beside River and beside bare reads of memory; kept parts; top K of a million.
 
-`release` scores candidates of 28 features each, every one of which it holds. `floor` reads as many 4-byte weights
-at known places of a table as large, and adds them up: no table that has to be searched is faster. `in_lists` is
-what a worker does: the item's own part is summed up once per release, the user's crosses with a category once per
-list. `smaller` compares the release of a real model with its unpruned float32 weights on events nobody has learned.
+`release` scores candidates of 28 features each, every one of which it holds. `floor` reads as many 4-byte
+weights at known places of a table as large, and adds them up: no table that has to be searched is faster.
+`in_lists` is what a worker does: the item's own part is summed up once per release, the user's crosses with a
+category once per list. `smaller` compares the release of a real model with its unpruned float32 weights, on
+events that nobody has learned.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-from numpy.typing import NDArray
 from river import linear_model, optim
 
 from benchmarks import prune_data
@@ -35,8 +35,8 @@ from stream_app.model.features import GAP_BUCKETS, N_NUMBERS
 from stream_app.model.item_index import ITEM_TOKENS, USER_TOKENS
 from stream_app.model.ranker import FTRLClassifier
 from stream_app.model.retrieval import LENGTH_BUCKETS, Neighbours, new_covisits, new_stats
-from stream_app.model.scoring import MOST_CANDIDATES, Users, View, refresh, score, sum_item_tokens
-from stream_app.model.served_model import FreshWeights, bare_weights, make_view
+from stream_app.model.scoring import Users, View, refresh, score, sum_item_tokens
+from stream_app.model.served_model import NO_MOVES, FreshWeights, bare_weights, make_view
 from stream_app.model.user_table import OFFERS
 
 FEATURES = 28
@@ -77,13 +77,12 @@ def sizes(rounds: int, seed: int = 0) -> dict[str, Any]:
             keys, ones = frozen.keys[places], np.ones(len(places), np.float32)
             indptr, out = np.arange(0, len(places) + 1, FEATURES), np.empty(n, np.float32)
             often = max(1, 20_000 // n)
+            scored = functools.partial(release.score_many, keys, ones, indptr)
+            gathered = functools.partial(gather, table, places, out)
             works: dict[str, tuple[float, Work]] = {
-                "release": (
-                    n * often,
-                    _often(often, functools.partial(release.score_many, keys, ones, indptr)),
-                ),
-                "floor": (n * often, _often(often, functools.partial(gather, table, places, out))),
-                "river": (len(some), clocked(lambda r=river, s=some: [*map(r.predict_proba_one, s)])),
+                "release": (n * often, _often(often, scored)),
+                "floor": (n * often, _often(often, gathered)),
+                "river": (len(some), _all(river.predict_proba_one, some)),
             }
             found[f"{weights:,} weights, {n:,} candidates"] = by_turns(works, rounds)
     return found
@@ -91,6 +90,10 @@ def sizes(rounds: int, seed: int = 0) -> dict[str, Any]:
 
 def _often(times: int, work: Any) -> Work:
     return clocked(lambda: [work() for _ in range(times)])
+
+
+def _all(predict: Any, candidates: list[dict[int, float]]) -> Work:
+    return clocked(lambda: [*map(predict, candidates)])
 
 
 def _river(frozen: Snapshot, random: np.random.Generator) -> tuple[Any, list[dict[int, float]]]:
@@ -106,8 +109,8 @@ def _river(frozen: Snapshot, random: np.random.Generator) -> tuple[Any, list[dic
 def world(items: int, seed: int = 0) -> tuple[View, Users]:
     """A shop whose items have 3 of 1,000 categories, and users of 5 attributes with `HISTORY` items each.
 
-    A candidate then has 27 features: 4 tokens of the item and 23 crosses with the user. Of the neighbours only
-    the rows that some user's history asks for are filled in; the others are never read.
+    A candidate then has 27 features: 4 tokens of the item and 23 crosses with the user. Of the neighbours
+    only the rows that some user's history asks for are filled in; the others are never read.
     """
     random = np.random.default_rng(seed)
     vocabulary = np.unique(random.integers(1 << 49, 1 << 62, items + 2_000).astype(np.uint64))[
@@ -131,8 +134,9 @@ def world(items: int, seed: int = 0) -> tuple[View, Users]:
     mean, inv_std = np.zeros(N_NUMBERS, np.float32), np.ones(N_NUMBERS, np.float32)
     view = View(
         learned=False, graph=new_covisits(1, 1), neighbours=near, stats=stats,
-        weights=bare_weights(release, FreshWeights(), mean, inv_std), item_tokens=tokens, vocabulary=vocabulary,
-        servable=np.ones(items, np.uint8), pool=np.arange(110, dtype=np.int32), step=items,
+        weights=bare_weights(release, FreshWeights(), mean, inv_std), item_tokens=tokens,
+        vocabulary=vocabulary, servable=np.ones(items, np.uint8), pool=np.arange(110, dtype=np.int32),
+        step=items, moves=NO_MOVES,
     )  # fmt: skip
     of_users = np.zeros((LISTS, USER_TOKENS), np.uint64)
     of_users[:, :6] = random.integers(1 << 49, 1 << 62, (LISTS, 6)).astype(np.uint64)
@@ -140,7 +144,8 @@ def world(items: int, seed: int = 0) -> tuple[View, Users]:
         items=history, best=np.zeros(history.shape, np.uint8), length=np.full(LISTS, HISTORY, np.int32),
         last_ms=np.zeros(LISTS, np.int64), tokens=of_users, offered=np.zeros((LISTS, OFFERS), np.int32),
         taken=np.zeros((LISTS, OFFERS), np.uint8), offers=np.zeros(LISTS, np.int32),
-        request=np.zeros(LISTS, np.uint64), listed=np.zeros(LISTS, np.int32), listed_gap=np.zeros(LISTS, np.uint8),
+        request=np.zeros(LISTS, np.uint64), listed=np.zeros(LISTS, np.int32),
+        listed_gap=np.zeros(LISTS, np.uint8),
     )  # fmt: skip
     return make_view(view), users
 
@@ -181,7 +186,7 @@ def top_of_a_million(rounds: int) -> Rates:
 
 
 def smaller(rounds: int) -> dict[str, Any] | None:
-    """A movielens model as dense float32 and as it is released: fields chosen, 12.4 % of the weights, int8."""
+    """A movielens model dense in float32, and as it is released: fields chosen, 12.4 % kept, int8."""
     path = prune_data.movielens_path()
     if path is None:
         return None
@@ -195,14 +200,19 @@ def smaller(rounds: int) -> dict[str, Any] | None:
     few = snapshot(train(past.without(set(dropped)), LAMBDA["movielens"]))
     release = Artefact.build(few, SaliencyPruner(keep=int(0.124 * len(dense))).compute_mask(few))
     fewer = test.without(set(dropped))  # a worker does not compute the features that no weight is left for
-    rates = by_turns({name: (len(test), clocked(functools.partial(one.score_many, part.keys, part.values, part.indptr)))
-                      for name, one, part in (("dense", dense, test), ("release", release, fewer))}, rounds)  # fmt: skip
-    return {"rates": rates, "bytes": {"dense": _float32_bytes(dense), "release": release.nbytes},
-            "quality": {"dense": quality(dense, test), "release": quality(release, fewer)}}  # fmt: skip
+    works = {
+        name: (len(test), clocked(functools.partial(one.score_many, part.keys, part.values, part.indptr)))
+        for name, one, part in (("dense", dense, test), ("release", release, fewer))
+    }
+    return {
+        "rates": by_turns(works, rounds),
+        "bytes": {"dense": _float32_bytes(dense), "release": release.nbytes},
+        "quality": {"dense": quality(dense, test), "release": quality(release, fewer)},
+    }
 
 
 def _float32_bytes(dense: Artefact) -> int:
-    """What the weights take at least when each has its 64-bit token and single precision, without empty slots."""
+    """What dense weights take at least: a 64-bit token and single precision each, no empty slots."""
     return 12 * len(dense)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,9 +93,9 @@ def deliver(
 ) -> None:
     """Post triggers to a webhook, signed, in order per user. At most one process per partition has work."""
     from stream_app.config import load_settings
+    from stream_app.delivery import Deliverer
     from stream_app.telemetry import Metrics, StatusPage
-    from stream_app.triggers.delivery import Deliverer
-    from stream_app.triggers.webhook import Endpoint, parse_secrets
+    from stream_app.webhook import Endpoint, parse_secrets
 
     settings = load_settings()
     endpoint = Endpoint(
@@ -138,10 +137,13 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """What triggers brought: who bought after them, beside who was held out."""
+    from stream_app.effect_reading import read_files, read_topics
     from stream_app.triggers.effect import EffectTally
-    from stream_app.triggers.effect_reading import read_files, read_topics
+    from stream_app.triggers.rules_file import parse_duration
 
-    window_ms = _duration_ms(window)
+    window_ms = parse_duration("--window", window)
+    if window_ms <= 0:
+        raise ConfigError("--window: is no time at all")
     tally, bad = EffectTally(), 0
     if files:
 
@@ -164,14 +166,6 @@ def report(
     console = Console(highlight=False)
     for part in effect_tables(found):
         console.print(part)
-
-
-def _duration_ms(text: str) -> int:
-    units = {"d": 86_400_000, "h": 3_600_000, "min": 60_000}
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(d|h|min)\s*", text)
-    if found is None or float(found[1]) == 0:
-        raise ConfigError(f"--window {text}: expected a time such as 7d, 12h or 30min")
-    return round(float(found[1]) * units[found[2]])
 
 
 def effect_tables(found: EffectReport) -> Iterator[Any]:

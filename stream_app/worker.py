@@ -17,10 +17,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from mode import Service
 
+from pruning.tokens import token
 from stream_app.config import Settings
 from stream_app.errors import (
     ConfigError,
@@ -39,6 +41,7 @@ from stream_app.failpoints import failpoint
 from stream_app.firing import Firing, Task, count_decisions, users_of_messages
 from stream_app.lists.exploring import Exploration
 from stream_app.lists.rules import RulesFile
+from stream_app.model.key_ring import KeyRing
 from stream_app.model.release import Overlay, Release
 from stream_app.model.user_table import tail_of
 from stream_app.ownership import Held, Ownership
@@ -54,7 +57,9 @@ from stream_app.triggers.rules_file import load_trigger_rules
 
 POLL_S = 0.1
 COMMIT_S = 0.25
-RENEWED = 1_000  # lists made again per turn after a new release
+MOST_ERASED = 1_000_000  # users whose erasure is remembered for a rebuild from the log, those erased last
+RENEWED = 1_000  # lists made again per turn when there is nothing else to do …
+RENEWED_BESIDE = 200  # … and beside a batch, so that its users wait 10 ms at most
 T = TypeVar("T")
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
@@ -130,6 +135,7 @@ class Worker(Service):
             max_users=settings.max_users_in_memory,
             max_items_per_user=settings.max_items_per_user,
             rules=self._rules.rules,
+            budget=settings.budget,
             explore=Exploration(settings.explore_places, settings.explore_share)
             if settings.explore_places
             else None,
@@ -155,7 +161,7 @@ class Worker(Service):
         self._ownership = Ownership(self.store, self._source, settings.events_topic)
         self._busy = False  # triggers are due that a turn did not get to
         self._lost: set[int] = set()  # partitions that were taken from us, their users still in memory
-        self._erased: dict[str, int] = {}  # user → time of the tombstone, milliseconds
+        self._erased = KeyRing(MOST_ERASED, 2)  # user's token, time of the tombstone in milliseconds
         self._items = LogReader(connection, settings.items_topic)
         self._users = LogReader(connection, settings.users_topic)
         self._sender = Sender(connection)
@@ -163,7 +169,9 @@ class Worker(Service):
         self._batch = asyncio.Lock()  # held while a batch is under way
         self._done: dict[int, int] = {}  # partition → next offset to commit
         self._effect: asyncio.Task[None] | None = None  # of the last batch
-        self._outdated: list[str] = []  # users whose lists are of another release
+        self._outdated: dict[str, None] = {}  # users whose lists are of another release …
+        self._is_urgent = False  # … which may not be served any longer
+        self._release_step = -1  # of the release that is served
         self._overlays = 0  # overlays applied over the release
         self._publication: bytes | None = None  # the list of overlays that they come from
         self._examples_partitions = 1
@@ -180,11 +188,11 @@ class Worker(Service):
             await self._firing.begin(await self._sender.partitions(self.settings.events_topic))
         await self._items.start()
         await self._users.start()
+        await self._sync()  # first: what is described has to be less than what is used
         while not (await self._items.caught_up() and await self._users.caught_up()):
             await self._follow(POLL_S)
         if self._firing is not None:
             self._firing.caught_up()
-        await self._sync()
         self._follow_rules()
         await self._source.start()
         self.ready = True
@@ -239,7 +247,7 @@ class Worker(Service):
             self._busy = await self._fire(batches)
             if not handled:
                 await self._settle()
-            await self._renew()
+            await self._renew(handled)
             if self._done and time.monotonic() - self._last_commit >= COMMIT_S:
                 await self._commit()
             return handled
@@ -274,7 +282,7 @@ class Worker(Service):
         offsets, events, rejected = self._decode(records)
         if muted:  # dead letters were sent, and who was erased since stays erased
             sent_ms = {r.offset: r.timestamp for r in records}
-            erased_ms = [self._erased.get(event.user_id, -1) for event in events]
+            erased_ms = [self._erased_ms(event.user_id) for event in events]
             kept = [x for x, offset in enumerate(offsets) if sent_ms[offset] > erased_ms[x]]
             offsets, events, rejected = [offsets[x] for x in kept], [events[x] for x in kept], []
         try:
@@ -284,6 +292,8 @@ class Worker(Service):
             return False
         work = asyncio.to_thread(self._compute, partition, offsets, events, rejected)
         messages, lists, outcome = await work
+        for user_id in outcome.lists.user_ids if self._outdated else ():
+            self._outdated.pop(user_id, None)
         failpoint("worker.after_apply")
         await self._settle()
         if self._ownership.held(partition) is not held:
@@ -587,7 +597,7 @@ class Worker(Service):
                 continue
             self.recommender.observe_user(user)
             if isinstance(user, Tombstone):
-                self._erased[user.id] = r.timestamp
+                self._erased.put([token("user", user.id), r.timestamp])
                 await self._settle()
                 await self._try(partial(self._erase, user.id, r.partition, r.offset), "erasing a user")
         if gone:
@@ -603,6 +613,11 @@ class Worker(Service):
                 watched = of, list(unpack_memory(tail).watches) if tail else []
         await self.store.erase_user(user_id, partition, offset, watched)
 
+    def _erased_ms(self, user_id: str) -> int:
+        """When a user was erased last, in milliseconds; −1 when not, as far as that is remembered."""
+        record = self._erased.get(token("user", user_id))
+        return -1 if record is None else record[1]
+
     def _follow_rules(self) -> None:
         """Take over a changed file of rules, and the rules that begin or end now."""
         policy = self.recommender.policy
@@ -616,16 +631,27 @@ class Worker(Service):
         if rules is not None:
             policy.take(rules)
         if policy.at(int(self.clock() * 1000)):
-            self._outdated = self.recommender.users.in_memory()
+            self._outdate(is_urgent=True)
 
-    async def _renew(self) -> None:
-        """After a new release, a rollback or other rules, make the lists of the users in memory again.
+    def _outdate(self, *, is_urgent: bool) -> None:
+        """Let the lists of all users in memory be made again, at once if the old ones may not be served."""
+        self._outdated = dict.fromkeys(self.recommender.users.in_memory())
+        self._is_urgent |= is_urgent
 
-        Some at a turn; nobody reads a list of a model that is no longer served for longer than this takes.
+    async def _renew(self, handled: int) -> None:
+        """After a release, a rollback or other rules, make the lists of users in memory again, some a turn.
+
+        Whoever has an event gets a list with it. The others wait while batches are full, because events wait
+        then, too; but not after a rollback or with other rules: an old list may then not be served.
         """
-        some, self._outdated = self._outdated[:RENEWED], self._outdated[RENEWED:]
-        if some:
-            await self._remake(some)
+        if not self._outdated or (2 * handled > self.settings.batch_size and not self._is_urgent):
+            return
+        most = RENEWED if self._is_urgent or not handled else RENEWED_BESIDE
+        some = [*islice(self._outdated, most)]
+        for user_id in some:
+            del self._outdated[user_id]
+        self._is_urgent &= bool(self._outdated)
+        await self._remake(some)
 
     async def _remake(self, user_ids: Sequence[str]) -> None:
         """Make the lists of users again, as far as they are in memory."""
@@ -649,16 +675,20 @@ class Worker(Service):
                 data = await self.store.read_release(version)
                 if data is None:
                     return
-                model.load(await asyncio.to_thread(Release.from_bytes, data), version)
+                release = await asyncio.to_thread(Release.from_bytes, data)
+                self.recommender.serve(release, version)
                 self._overlays, self._publication = 0, None
                 self.metrics.releases.inc()
-                self._outdated = self.recommender.users.in_memory()
+                step = release.tables.step
+                self._outdate(is_urgent=step < self._release_step)  # an earlier one again: a rollback
+                self._release_step = step
                 self.log.info("serving release %s", version)
             found, overlays = await self.store.read_overlays(version, self._overlays, self._publication)
             if found != self._publication:
                 self._overlays, self._publication = 0, found
+                model.drop_fresh()
             for data in overlays:
-                model.apply(Overlay.from_bytes(data))
+                self.recommender.refresh_model(Overlay.from_bytes(data))
                 self._overlays += 1
         except ReleaseError as error:
             self.log.error("release %s is refused, %s is served on: %s", version, model.version, error)

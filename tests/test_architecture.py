@@ -22,7 +22,7 @@ ONLY_IN = {
     "faust": {"stream_app.app"},
     "mode": {"stream_app.app", "stream_app.worker", "stream_app.learner"},  # Faust's base class of a service
     "aiokafka": {"stream_app.transport"},
-    "aiohttp": {"stream_app.triggers.webhook"},
+    "aiohttp": {"stream_app.webhook"},
     "redis": {"stream_app.store"},
     "confluent_kafka": {"stream_app.embedded"},
 }
@@ -31,6 +31,7 @@ PURE = {
     "events": {"events", "errors"},
     "model": {"model", "events", "errors"},
     "lists": {"lists", "model", "events", "errors", "rule_tables"},
+    "triggers": {"triggers", "events", "errors", "rule_tables"},
 }
 # The command line starts everything, so it may import anything inside a function: `recs --help` stays fast.
 LAZY_ANYTHING = {"stream_app.cli", "stream_app.cli_parts", "stream_app.cli_triggers"}

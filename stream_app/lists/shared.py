@@ -72,8 +72,7 @@ class SharedLists:
 
     def may_show(self, item_id: str) -> bool:
         """Whether shop and rules let an item be shown; what nobody has described may be."""
-        number = self.learner.items.find(item_id)
-        if number is not None and not self.learner.items.servable[number]:
+        if self.learner.items.is_withdrawn(item_id):
             return False
         return self.policy is None or self.policy.may_show(item_id)
 

@@ -19,6 +19,7 @@ import numba as nb
 import numpy as np
 
 from pruning.tokens import cross, field_id, token
+from stream_app.model.candidates import SUPPORT
 from stream_app.model.item_index import ITEM_TOKENS, USER_TOKENS
 from stream_app.model.retrieval import HALF_LIVES, LENGTH_BUCKETS, WINDOW, length_bucket
 
@@ -44,6 +45,7 @@ NUMBERS = (
 POSITION = NUMBERS.index("position")
 MOVES = ("trend_fast", "trend_slow", "popularity", "by_length", "idle", "age", "rate")  # same for every user
 N_NUMBERS = len(NUMBERS)
+N_MOVES = 6 + LENGTH_BUCKETS  # of `MOVES` what is kept per item: see `_move`
 GAP_BUCKETS = 4  # time since the user's last event: < 1 s, < 60 s, < 1 h, longer or never
 N_WEIGHTS = 1 + LENGTH_BUCKETS + GAP_BUCKETS  # weights per number
 TASTE_PRIOR = 3.0  # offers as expected that each token starts with
@@ -114,7 +116,26 @@ def _count_tokens(history, item_tokens, scratch):  # type: ignore[no-untyped-def
 
 
 @nb.njit(cache=True, nogil=True)
-def describe(candidates, history, item_tokens, stats, step, scratch, out):  # type: ignore[no-untyped-def]
+def _move(moves, i, stats, step):  # type: ignore[no-untyped-def]
+    """Fill in how item `i` moves, which is the same for every user: `trend_fast` to `age`, in their order."""
+    last = stats.last[i]
+    moves[i, 0] = 1.0
+    if last < 0:
+        moves[i, 1:] = 0.0
+        return
+    gap = np.float32(max(0, step - last))
+    for t in range(2):
+        faded = np.float32(2.0) ** (-gap / np.float32(HALF_LIVES[t]))
+        moves[i, 1 + t] = np.log1p(stats.trend[i, t] * faded)
+    moves[i, 3] = np.log1p(stats.count[i])
+    moves[i, 4] = np.log1p(gap)
+    moves[i, 5] = np.log1p(np.float32(max(0, step - stats.first[i])))
+    for b in range(LENGTH_BUCKETS):
+        moves[i, 6 + b] = np.log1p(stats.by_length[i, b])
+
+
+@nb.njit(cache=True, nogil=True)
+def describe(candidates, history, view, scratch, out):  # type: ignore[no-untyped-def]
     """Write the raw numbers of candidates into `out`.
 
     Parameters
@@ -124,41 +145,41 @@ def describe(candidates, history, item_tokens, stats, step, scratch, out):  # ty
         (`recall_offers`), where there are any.
     history
         The user's items, the most recent last, int32 (h,); the same for all calls between two `start_user`.
-    item_tokens
-        Token numbers, int32 (n, ITEM_TOKENS).
-    stats
-        `ItemStats` as the learner last published them.
-    step
-        The learner's event step, for trends, idle time and age.
+    view
+        A `View`, of which counters, step and item tokens are read. What follows from them for an item is
+        computed when it is first asked for, and kept in `view.moves`.
     out
         float32 (c, N_NUMBERS).
     """
     h, epoch = min(len(history), WINDOW), scratch.epoch[0]
-    total, support = scratch.total, scratch.support
+    total, item_tokens, stats, step, moves = (
+        scratch.total,
+        view.item_tokens,
+        view.stats,
+        view.step,
+        view.moves,
+    )
     token_mark, token_count = scratch.token_mark, scratch.token_count
-    count, first, last, trend, by_length = stats.count, stats.first, stats.last, stats.trend, stats.by_length
     rate, offer_mark, offer_taken = stats.rate, scratch.offer_mark, scratch.offer_taken
     taste_mark, taste_shown, taste = scratch.taste_mark, scratch.taste_shown, scratch.taste
     if scratch.counted[0] != epoch:  # once per user, however often candidates are described
         scratch.counted[0] = epoch
         _count_tokens(history[len(history) - h :], item_tokens, scratch)
-    bucket = length_bucket(len(history))
+    by_length = 6 + length_bucket(len(history))
+    supports = np.log1p(np.arange(WINDOW + 1).astype(np.float32))
     for c in range(len(candidates)):
         i = candidates[c]
-        for f in range(4):
-            out[c, f] = np.log1p(np.float32(10.0) * total[i, f])
-        out[c, 4] = np.log1p(np.float32(support[i]))
-        if last[i] < 0:
-            out[c, 5:11] = 0.0
+        support = np.int64(total[i, SUPPORT])
+        if support == 0:
+            out[c, 0:5] = 0.0
         else:
-            gap = np.float32(max(0, step - last[i]))
-            for t in range(2):
-                faded = np.float32(2.0) ** (-gap / np.float32(HALF_LIVES[t]))
-                out[c, 5 + t] = np.log1p(trend[i, t] * faded)
-            out[c, 7] = np.log1p(count[i])
-            out[c, 8] = np.log1p(by_length[i, bucket])
-            out[c, 9] = np.log1p(gap)
-            out[c, 10] = np.log1p(np.float32(max(0, step - first[i])))
+            for f in range(4):
+                out[c, f] = np.log1p(np.float32(10.0) * total[i, f])
+            out[c, 4] = supports[support]
+        if moves[i, 0] == 0.0:
+            _move(moves, i, stats, step)
+        out[c, 5], out[c, 6], out[c, 7] = moves[i, 1], moves[i, 2], moves[i, 3]
+        out[c, 8], out[c, 9], out[c, 10] = moves[i, by_length], moves[i, 4], moves[i, 5]
         fit, liking, n = np.float32(0.0), np.float32(0.0), 0
         for t in range(1, ITEM_TOKENS):
             key = item_tokens[i, t]

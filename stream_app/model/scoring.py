@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from pruning.artefact import KernelArgs, lookup_one
 from stream_app.model.candidates import (
-    clear_item,
     gather_learned,
     gather_served,
+    kth_largest,
     recall_offers,
     select,
     start_user,
@@ -97,6 +97,7 @@ class View(NamedTuple):
     servable: NDArray[np.uint8]  # (n,)
     pool: NDArray[np.int32]  # (p,) what every user is offered
     step: int  # the learner's event step
+    moves: NDArray[np.float32]  # (n, N_MOVES) how items move, filled in where `describe` needs it
 
 
 class Logged(NamedTuple):
@@ -205,6 +206,20 @@ def _crosses(fresh_keys, fresh, base, user, key):  # type: ignore[no-untyped-def
     return total
 
 
+@nb.njit(cache=True, nogil=True, inline="always")
+def _weighted(number, raw, mean, inv_std):  # type: ignore[no-untyped-def]
+    """Σ number · standardised(raw) over all numbers, as four sums that need not wait for each other."""
+    a, b, c, d = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
+    for f in range(0, N_NUMBERS - 3, 4):
+        a += number[f] * standardised(raw[f], mean[f], inv_std[f])
+        b += number[f + 1] * standardised(raw[f + 1], mean[f + 1], inv_std[f + 1])
+        c += number[f + 2] * standardised(raw[f + 2], mean[f + 2], inv_std[f + 2])
+        d += number[f + 3] * standardised(raw[f + 3], mean[f + 3], inv_std[f + 3])
+    for f in range(N_NUMBERS - N_NUMBERS % 4, N_NUMBERS):
+        a += number[f] * standardised(raw[f], mean[f], inv_std[f])
+    return (a + b) + (c + d)
+
+
 @nb.njit(cache=True, nogil=True)
 def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: ignore[no-untyped-def]
     """The ranker's score of each candidate into `out` (c,).
@@ -226,9 +241,7 @@ def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: igno
         number[f] = w.numbers[f, 0] + w.numbers[f, 1 + bucket] + w.numbers[f, 1 + LENGTH_BUCKETS + gap]
     for c in range(len(candidates)):
         i = candidates[c]
-        total = of_item[i]
-        for f in range(N_NUMBERS):
-            total += number[f] * standardised(raw[c, f], mean[f], inv_std[f])
+        total = of_item[i] + _weighted(number, raw[c], mean, inv_std)
         if user[1] != 0:  # not the item with the user: that would only memorise
             own = vocabulary[item_tokens[i, 0]]
             total += TOKEN_VALUE * _crosses(fresh_keys, fresh, base, user[1:], own)
@@ -272,9 +285,12 @@ def score_parts(
 @nb.njit(cache=True, nogil=True)
 def top_k(candidates, scores, items_out, scores_out):  # type: ignore[no-untyped-def]
     """Write the best candidates, best first, equal scores by item number; returns how many."""
-    n, most = 0, len(items_out)
-    for c in range(len(candidates)):
+    n, most, m = 0, len(items_out), len(candidates)
+    bar = kth_largest(scores[:m].copy(), most) if m > most else np.float32(-np.inf)
+    for c in range(m):
         s, i = scores[c], candidates[c]
+        if s < bar:
+            continue
         if n == most and (s < scores_out[n - 1] or (s == scores_out[n - 1] and i > items_out[n - 1])):
             continue
         place = n if n < most else n - 1
@@ -309,7 +325,7 @@ def refresh(view, users, rows, gaps, exclude_seen, scratch, items_out, scores_ou
         seen = history if exclude_seen else history[:0]
         candidates = candidates_of(view, history, seen, MOST_CANDIDATES, scratch)
         recall(view, users, u, users.offers[u], scratch)
-        describe(candidates, history, view.item_tokens, view.stats, view.step, scratch, raw)
+        describe(candidates, history, view, scratch, raw)
         score(view, candidates, raw, users.tokens[u], length_bucket(len(history)), gaps[m], scratch, scores)
         count_out[m] = top_k(candidates, scores, items_out[m], scores_out[m])
 
@@ -352,9 +368,11 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
                 users.listed_gap[u] = log.gap[e]
             _offer(users, u, shown, requests[e])
             continue
-        h = min(n, WINDOW)
-        for x in range(h):
-            log_history[e, WINDOW - h + x] = history[n - h + x]
+        to = WINDOW
+        for x in range(n - 1, max(n - WINDOW, 0) - 1, -1):
+            if history[x] >= 0:  # else an item that gave up its number
+                to -= 1
+                log_history[e, to] = history[x]
         if kinds[e] != DISLIKED and weights[e] <= 0.0:
             continue
         place = n - 1
@@ -398,7 +416,7 @@ def _log_choice(view, users, u, i, seed, scratch, log, e):  # type: ignore[no-un
     log.count[e] = 1 + n
     recall(view, users, u, users.offers[u], scratch)
     described = log.item[e, : log.count[e]]
-    describe(described, history, view.item_tokens, view.stats, view.step, scratch, log.numbers[e])
+    describe(described, history, view, scratch, log.numbers[e])
 
 
 @nb.njit(cache=True, nogil=True)
@@ -424,11 +442,13 @@ def _log_answer(view, users, u, answered, seed, scratch, log, e):  # type: ignor
     history = users.items[u, : _before_list(users, u)]
     _gather(view, history, history, scratch)
     n, first = users.listed[u], users.offers[u] - users.listed[u]
-    others = np.empty(n - 1, np.int32)
-    for x in range(n - 1):
-        others[x] = first + x if first + x < answered else first + x + 1
+    others, m = np.empty(n - 1, np.int32), 0
+    for place in range(first, first + n):
+        if place != answered and users.offered[u, place] >= 0:
+            others[m] = place
+            m += 1
     drawn = log.item[e, 1:]
-    n = _draw(others, seed, drawn)
+    n = _draw(others[:m], seed, drawn)
     log.kind[e], log.count[e] = TAKEN, 1 + n
     log.length[e], log.gap[e] = len(history), users.listed_gap[u]
     position = np.empty(1 + n, np.float32)
@@ -437,10 +457,8 @@ def _log_answer(view, users, u, answered, seed, scratch, log, e):  # type: ignor
         position[1 + x] = drawn[x] - first
         drawn[x] = users.offered[u, drawn[x]]
     described = log.item[e, : 1 + n]
-    for x in range(1 + n):
-        clear_item(scratch, described[x])
     recall(view, users, u, first, scratch)
-    describe(described, history, view.item_tokens, view.stats, view.step, scratch, log.numbers[e])
+    describe(described, history, view, scratch, log.numbers[e])
     for x in range(1 + n):
         log.numbers[e, x, POSITION] = np.log1p(position[x])
 

@@ -9,14 +9,25 @@ from pruning.artefact import Artefact
 from pruning.quantization import Float32
 from pruning.weights import Snapshot
 from stream_app.model.candidates import Scratch, new_scratch
-from stream_app.model.features import N_NUMBERS, NUMBER_TOKENS
+from stream_app.model.eviction import Renumbering
+from stream_app.model.features import N_MOVES, N_NUMBERS, NUMBER_TOKENS
 from stream_app.model.item_index import ItemIndex
 from stream_app.model.release import Overlay, Release, Tables
-from stream_app.model.retrieval import grow_neighbours, grow_stats, new_covisits, new_neighbours, new_stats
+from stream_app.model.retrieval import (
+    ItemStats,
+    grow_neighbours,
+    grow_stats,
+    new_covisits,
+    new_neighbours,
+    new_stats,
+    renumber_neighbours,
+    renumber_stats,
+)
 from stream_app.model.scoring import View, Weights, lookup_all, put_fresh, sum_item_tokens
 
 NEIGHBOURS = 200  # served neighbours per item
 NO_ITEMS: NDArray[np.int32] = np.zeros(0, np.int32)
+NO_MOVES: NDArray[np.float32] = np.zeros((0, N_MOVES), np.float32)  # for views that `make_view` completes
 
 
 def empty_artefact() -> Artefact:
@@ -86,6 +97,35 @@ class ServedModel:
         self._stats = new_stats(items.capacity)
         self._view: View | None = None
         self._scratch = new_scratch(0, 0)
+        items.follow(self)
+
+    @property
+    def stats(self) -> ItemStats:
+        """Counters of the items, as they were served last."""
+        self._grow()
+        return self._stats
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tables and of working memory."""
+        arrays = (*self._neighbours, *self._stats, *self._scratch, self._fresh.keys, self._fresh.values)
+        return sum(a.nbytes for a in arrays) + self._ranker.nbytes + 4 * (1 + N_MOVES) * self.items.capacity
+
+    def renumber(self, moved: Renumbering) -> None:
+        """Follow the index: rows of items that gave up their number are gone, and links to them."""
+        self._stats = renumber_stats(self._stats, moved)
+        self._neighbours = renumber_neighbours(self._neighbours, moved)
+        self._pool = moved.numbers(self._pool)
+        self._view = None
+
+    def drop_fresh(self) -> None:
+        """Forget the weights that overlays brought: all overlays over the release come again."""
+        self._fresh, self._view = FreshWeights(), None
+
+    @property
+    def fresh_weights(self) -> int:
+        """How many weights overlays brought since they began."""
+        return len(self._fresh)
 
     def load(self, release: Release, version: str) -> None:
         """Serve another release; what overlays brought is dropped with the old one."""
@@ -156,6 +196,7 @@ class ServedModel:
                     servable=self.items.servable,
                     pool=self._pool,
                     step=self.step,
+                    moves=NO_MOVES,
                 )
             )
         return self._view
@@ -164,7 +205,7 @@ class ServedModel:
     def scratch(self) -> Scratch:
         """Working memory that fits the view."""
         n, v = self.items.capacity, len(self.items.vocabulary)
-        if len(self._scratch.mark) < n or len(self._scratch.cross) < v:
+        if len(self._scratch.taken) < n or len(self._scratch.cross) < v:
             self._scratch = new_scratch(n, v)
         return self._scratch
 
@@ -185,7 +226,10 @@ def bare_weights(
 
 
 def make_view(view: View) -> View:
-    """Fill in what follows from the weights: those of the numbers, and each item's own part of the score."""
+    """Fill in what follows from the weights: those of the numbers, and each item's own part of the score.
+
+    What follows from counters and step is yet to be filled in, by `describe`.
+    """
     numbers = np.empty(NUMBER_TOKENS.size, np.float32)
     lookup_all(view.weights, NUMBER_TOKENS.ravel(), numbers)
     tokens = np.empty(len(view.vocabulary), np.float32)
@@ -193,4 +237,5 @@ def make_view(view: View) -> View:
     item = np.empty(len(view.item_tokens), np.float32)
     sum_item_tokens(tokens, view.item_tokens, item)
     weights = view.weights._replace(numbers=numbers.reshape(NUMBER_TOKENS.shape), item=item)
-    return view._replace(weights=weights)
+    moves = np.zeros((len(view.stats.count), N_MOVES), np.float32)
+    return view._replace(weights=weights, moves=moves)

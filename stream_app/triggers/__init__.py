@@ -12,6 +12,9 @@
     └── gates          why it is held back after all
     messages       decisions as CloudEvents
     preview        what rules would have sent, on a history
+    effect         what messages brought: buyers after a message beside those held out
+    ├── uplift         the interval of their difference
+    └── randomised     an experiment whose answer is known
 
 All of it is pure; `stream_app.lookout` holds it against the
 users of a worker, `stream_app.firing` connects it to Kafka and Redis.

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from stream_app.model.candidates import (
     HISTORY_DECAY,
     LAST_EPOCH,
+    SUPPORT,
     Scratch,
-    clear_item,
+    _bar,
     gather_learned,
     gather_served,
     kth_largest,
@@ -71,9 +72,7 @@ def served_rows(near: Neighbours) -> list[dict[int, float]]:
 
 def gathered(scratch: Scratch, n_found: int) -> dict[int, list[float]]:
     """What a gathering left in the scratch."""
-    return {
-        i: [*scratch.total[i].tolist(), int(scratch.support[i])] for i in scratch.found[:n_found].tolist()
-    }
+    return {i: scratch.total[i, : SUPPORT + 1].tolist() for i in scratch.found[:n_found].tolist()}
 
 
 def assert_same(mine: dict[int, list[float]], theirs: dict[int, list[float]]) -> None:
@@ -130,6 +129,21 @@ def test_the_kth_largest_is_that_of_sorting(values: list[float], data: st.DataOb
     assert kth_largest(np.array(values, np.float32), k) == sorted(values, reverse=True)[k - 1]
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 900), st.sampled_from(["spread", "few", "rising", "peak"]))
+def test_the_bar_of_many_values_is_that_of_sorting(seed: int, n: int, kind: str) -> None:
+    """A sample says where to look, and never what is found, whatever it happens to see."""
+    rng = np.random.default_rng(seed)
+    values = {
+        "spread": rng.lognormal(size=n), "few": rng.integers(0, 3, n), "rising": np.arange(n),
+        "peak": np.where(np.arange(n) % 7 == 0, rng.random(n) + 1, 0),
+    }[kind].astype(np.float32)  # fmt: skip
+    k = int(rng.integers(1, n + 1)) if seed % 2 else min(n, 100)
+    before = values.copy()
+    assert _bar(values, k) == np.sort(values)[n - k]
+    assert (values == before).all()
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 30), st.integers(1, 12))
 def test_selection_equals_sorting(seed: int, length: int, most: int) -> None:
@@ -152,7 +166,7 @@ def test_selection_equals_sorting(seed: int, length: int, most: int) -> None:
     assert chosen[len(best) :] == expected
     for i in expected:
         if i not in found:
-            assert not scratch.total[i].any() and scratch.support[i] == 0
+            assert not scratch.total[i].any()
 
 
 @pytest.mark.parametrize("epoch", [0, LAST_EPOCH - 2])
@@ -161,7 +175,7 @@ def test_a_scratch_carries_nothing_from_user_to_user(epoch: int) -> None:
     rng = np.random.default_rng(4)
     near, used = random_neighbours(rng), new_scratch(N, 1)
     servable, pool = np.ones(N, np.uint8), np.arange(3, dtype=np.int32)
-    used.mark[:] = used.taken[:] = 1  # what a user long ago left behind
+    used.taken[:] = 1  # what a user long ago left behind
     used.epoch[0] = max(epoch, 1)
     for _ in range(6):
         history = rng.choice(N, 5, replace=False).astype(np.int32)
@@ -170,20 +184,18 @@ def test_a_scratch_carries_nothing_from_user_to_user(epoch: int) -> None:
             start_user(scratch, history)
             n_found = gather_served(near, history, scratch)
             picked = select(scratch, n_found, servable, pool, 10)
-            chosen.append((picked.tolist(), scratch.total[picked].tolist(), scratch.support[picked].tolist()))
+            chosen.append((picked.tolist(), scratch.total[picked].tolist()))
         assert chosen[0] == chosen[1]
     assert used.epoch[0] > 0
 
 
 def test_an_item_nobody_points_at_has_empty_totals() -> None:
-    """`clear_item` empties what an earlier user left, and leaves what this user found."""
+    """What this user's history points at has totals; the next user finds them empty."""
     scratch = new_scratch(4, 1)
     start_user(scratch, NONE)
     near = new_neighbours(4, 1)
     near.item[0, 0], near.score[0, 0], near.scale[0] = 1, 10, 0.5
     gather_served(near, np.zeros(1, np.int32), scratch)
-    clear_item(scratch, 1)
-    assert scratch.total[1].tolist() == [5.0] * 4
+    assert scratch.total[1, : SUPPORT + 1].tolist() == [5.0, 5.0, 5.0, 5.0, 1.0]
     start_user(scratch, NONE)
-    clear_item(scratch, 1)
-    assert scratch.total[1].tolist() == [0.0] * 4 and scratch.support[1] == 0
+    assert not scratch.total.any()

@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 from stream_app.cli import app
 from stream_app.config import Settings, load_settings
+from stream_app.delivery import Deliverer, Window
 from stream_app.embedded import EmbeddedBroker, free_port
 from stream_app.errors import ConfigError
 from stream_app.events.dead_letters import Rejected
 from stream_app.transport import Connection, LogReader, Sender
-from stream_app.triggers.delivery import Deliverer, Window
-from stream_app.triggers.webhook import Endpoint, parse_secrets
+from stream_app.webhook import Endpoint, parse_secrets
 from tests.stream_app.receivers import SECRET, Received, Receiver, Reply
 
 NOW = 1_767_607_200.0  # 2026-01-05T10:00:00Z

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from stream_app.cli import app
 from stream_app.config import load_settings
+from stream_app.effect_reading import read_topics
 from stream_app.embedded import EmbeddedBroker
 from stream_app.errors import ConfigError, EventError, InputError
 from stream_app.events import Event, EventItem, encode_event
 from stream_app.events.records import iso_time
 from stream_app.transport import Connection, Sender
 from stream_app.triggers.effect import Arm, EffectReport, EffectTally, Exposure, amount, decode_exposure
-from stream_app.triggers.effect_reading import read_topics
 from stream_app.triggers.randomised import DAY_MS, START_MS, Truth, simulate
 from stream_app.triggers.uplift import Counts, difference, ratio, wilson
 
@@ -282,7 +282,8 @@ def test_bad_input_of_the_report(tmp_path: Path) -> None:
         return CliRunner().invoke(app, ["triggers", "report", *arguments]).exception
 
     assert isinstance(failure := error("--window", "soon", "--from", str(files[0])), ConfigError)
-    assert "--window soon: expected a time such as 7d" in str(failure)
+    assert "--window: 'soon' is no time" in str(failure)
+    assert isinstance(error("--window", "0d", "--from", str(files[0])), ConfigError)
     assert isinstance(error("--from", str(tmp_path / "none")), InputError)
     files[0].write_bytes(files[0].read_bytes() + b'\n{"type": "recs.trigger.r.v1"}\n')
     assert isinstance(failure := error("--from", str(files[0])), InputError)

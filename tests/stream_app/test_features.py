@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.tokens import field_id, token
-from stream_app.model.candidates import clear_item, gather_served, start_user
+from stream_app.model.candidates import gather_served, start_user
 from stream_app.model.features import (
     MOST_PER_PAIR,
     MOVES,
@@ -35,11 +35,9 @@ def described(world: Ranked, history: np.ndarray, candidates: np.ndarray) -> np.
     """The raw numbers of candidates, (c, N_NUMBERS)."""
     start_user(world.scratch, NONE)
     gather_served(world.view.neighbours, history, world.scratch)
-    for i in candidates:
-        clear_item(world.scratch, i)
     raw = np.full((len(candidates), N_NUMBERS), np.nan, np.float32)
     view = world.view
-    describe(candidates, history, view.item_tokens, view.stats, view.step, world.scratch, raw)
+    describe(candidates, history, view, world.scratch, raw)
     return raw
 
 
@@ -92,7 +90,7 @@ def test_describing_twice_changes_nothing() -> None:
     raw = described(world, history, candidates)
     again = np.zeros_like(raw)
     view = world.view
-    describe(candidates, history, view.item_tokens, view.stats, view.step, world.scratch, again)
+    describe(candidates, history, view, world.scratch, again)
     assert (again == raw).all() and raw[:, NUMBERS.index("affinity")].any()
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.model.candidates import clear_item, gather_served, start_user
+from stream_app.model.candidates import gather_served, start_user
 from stream_app.model.examples import CHOSEN
 from stream_app.model.features import N_NUMBERS, describe
 from stream_app.model.item_index import USER_TOKENS
@@ -91,10 +91,8 @@ def test_a_score_is_the_sum_over_its_features(seed: int) -> None:
     everything = np.arange(30, dtype=np.int32)
     start_user(world.scratch, NONE)
     gather_served(world.view.neighbours, history, world.scratch)
-    for i in everything:
-        clear_item(world.scratch, i)
     view, raw, out = world.view, np.zeros((30, N_NUMBERS), f32), np.zeros(30, f32)
-    describe(everything, history, view.item_tokens, view.stats, view.step, world.scratch, raw)
+    describe(everything, history, view, world.scratch, raw)
     bucket, gap = length_bucket(len(history)), int(rng.integers(4))
     score(view, everything, raw, world.user, bucket, gap, world.scratch, out)
     for i in range(30):
@@ -183,7 +181,7 @@ def test_lists_are_the_best_scored_candidates() -> None:
         candidates = candidates_of(world.view, history, history, MOST_CANDIDATES, world.scratch)
         raw, out = np.zeros((len(candidates), N_NUMBERS), f32), np.zeros(len(candidates), f32)
         view = world.view
-        describe(candidates, history, view.item_tokens, view.stats, view.step, world.scratch, raw)
+        describe(candidates, history, view, world.scratch, raw)
         score(view, candidates, raw, world.user, length_bucket(4 * u), 1, world.scratch, out)
         best = sorted(zip(candidates.tolist(), out.tolist(), strict=True), key=lambda p: (-p[1], p[0]))[:5]
         assert items[u, : counts[u]].tolist() == [i for i, _ in best]
@@ -256,9 +254,7 @@ def test_negatives_are_other_candidates() -> None:
             gather = np.array(history, np.int32)
             candidates_of(world.view, gather, gather, MOST_CANDIDATES, world.scratch)
             raw, view = np.zeros((n, N_NUMBERS), f32), world.view
-            describe(
-                np.array(shown, np.int32), gather, view.item_tokens, view.stats, view.step, world.scratch, raw
-            )
+            describe(np.array(shown, np.int32), gather, view, world.scratch, raw)
             assert (raw == log.numbers[last, :n]).all()
 
 

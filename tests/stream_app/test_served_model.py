@@ -143,7 +143,7 @@ def test_the_view_grows_with_the_index(pair: Pair) -> None:
     assert n > len(before.servable)
     for table in (*view.stats, *view.neighbours, view.item_tokens, view.servable, view.weights.item):
         assert len(table) == n
-    assert len(scratch.mark) >= n and len(scratch.cross) >= len(view.vocabulary) > view.item_tokens.max()
+    assert len(scratch.taken) >= n and len(scratch.cross) >= len(view.vocabulary) > view.item_tokens.max()
     assert new.lists(["u1"])[0].items
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from stream_app.embedded import free_port
 from stream_app.errors import ConfigError
-from stream_app.triggers.webhook import (
+from stream_app.webhook import (
     Answer,
     Endpoint,
     check_url,

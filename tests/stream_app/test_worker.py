@@ -143,13 +143,30 @@ async def test_a_new_release_renews_the_lists_of_users_in_memory(monkeypatch: py
     monkeypatch.setattr("stream_app.worker.RENEWED", 2)
     for user in ("u1", "u2", "u3"):
         worker.recommender.users.load(user, None)
-    worker._outdated = worker.recommender.users.in_memory()
+    worker._outdate(is_urgent=False)
     worker.recommender.users.forget("u2")
     log.gate.set()
     await worker.step()
     await worker.step()
-    assert worker._outdated == []
+    assert not worker._outdated
     assert log.lists == ["u1", "u3"] and not [s for s in log.steps if s.startswith("write u")]
+
+
+async def test_lists_wait_while_batches_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind on events, lists of a release that may still be served wait; after a rollback they do not."""
+    for is_urgent in (False, True):
+        full = [batch(n, ("a", "i")) for n in range(2)]
+        worker, log = make_worker(monkeypatch, full, batch_size=1, max_users_in_memory=9)
+        log.gate.set()
+        for user in ("a", "u1"):
+            worker.recommender.users.load(user, None)
+        worker._outdate(is_urgent=is_urgent)
+        await worker.step()
+        assert ("u1" in log.lists) == is_urgent
+        assert "a" not in worker._outdated
+        await worker.step()
+        await worker.step()
+        assert "u1" in log.lists
 
 
 async def test_changed_rules_renew_the_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -167,4 +184,4 @@ async def test_changed_rules_renew_the_lists(monkeypatch: pytest.MonkeyPatch, tm
     path.write_text("diversity = -1.0")
     worker._follow_rules()
     policy = worker.recommender.policy
-    assert policy is not None and not policy.may_show("x") and worker._outdated == []
+    assert policy is not None and not policy.may_show("x") and not worker._outdated

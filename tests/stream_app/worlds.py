@@ -19,7 +19,7 @@ from stream_app.model.learning import Learner, ranker_step
 from stream_app.model.release import Overlay
 from stream_app.model.retrieval import LENGTH_BUCKETS, new_covisits, new_neighbours, new_stats
 from stream_app.model.scoring import View
-from stream_app.model.served_model import FreshWeights, bare_weights, make_view
+from stream_app.model.served_model import NO_MOVES, FreshWeights, bare_weights, make_view
 from stream_app.recommender import Outcome, Recommender
 
 MASK = (1 << 64) - 1
@@ -121,7 +121,7 @@ def ranked(seed: int, n: int = 30, *, fresh_share: float = 0.3) -> Ranked:
         learned=False, graph=new_covisits(1, 1), neighbours=near, stats=stats,
         weights=bare_weights(Artefact.build(snapshot, None, Float32()), fresh, mean, inv_std),
         item_tokens=items.tokens, vocabulary=items.vocabulary, servable=items.servable,
-        pool=rng.choice(n, 5, replace=False).astype(np.int32), step=150,
+        pool=rng.choice(n, 5, replace=False).astype(np.int32), step=150, moves=NO_MOVES,
     )  # fmt: skip
     return Ranked(items, make_view(view), weights, user, new_scratch(items.capacity, len(items.vocabulary)))
 

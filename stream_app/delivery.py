@@ -29,7 +29,7 @@ from stream_app.events.dead_letters import Rejected
 from stream_app.failpoints import failpoint
 from stream_app.telemetry import Metrics
 from stream_app.transport import Connection, EventSource, Sender, ensure_topics
-from stream_app.triggers.webhook import Answer, is_id, pause_s
+from stream_app.webhook import Answer, is_id, pause_s
 
 log = logging.getLogger(__name__)
 
