@@ -76,7 +76,7 @@ class LearnerService(Service):
         self._late = NO_ITEMS  # … but the rows of these items
         self._sent_weights = 0  # in all overlays since the release was published
         self._published: Published | None = None
-        self._last_overlay = self._last_checkpoint = 0.0
+        self._last_overlay = self._next_checkpoint = 0.0
         self._saved_step = -1
         self._alarms = 0  # of drift, told
         self._turn = asyncio.Lock()  # held while the model is read or changed
@@ -119,7 +119,7 @@ class LearnerService(Service):
         await self._examples.start(self._places)
         await self._publish(self.cycle.active)
         self._withdrawal.begin()  # of what was withdrawn while nobody looked
-        self._last_checkpoint = time.monotonic()
+        self._next_checkpoint = time.monotonic() + self.settings.checkpoint_interval_s
         self.ready = True
 
     async def on_stop(self) -> None:
@@ -162,9 +162,11 @@ class LearnerService(Service):
             self._follow_rules()
             await self._publish_fresh()
         await self._withdraw()
-        if now - self._last_checkpoint >= self.settings.checkpoint_interval_s:
+        if now >= self._next_checkpoint:
+            began = time.monotonic()
             await asyncio.to_thread(self._checkpoint)
-            self._last_checkpoint = time.monotonic()
+            took = (now := time.monotonic()) - began  # grows with the model; a twentieth of all time at most
+            self._next_checkpoint = now + max(self.settings.checkpoint_interval_s, 20 * took)
         return learned
 
     # Commands

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stream_app.lists.arranging import ListPolicy
-from stream_app.model.learning import Learner
+from stream_app.model.learning import Learner, best_of
 
 Pairs = list[tuple[str, float]]
 """Item ids with scores, best first."""
@@ -87,5 +87,6 @@ class SharedLists:
     def _best(self, numbers: NDArray[np.int32], scores: ArrayLike) -> Pairs:
         scores = np.asarray(scores, np.float64)
         ids = self.learner.items.ids
-        best = np.lexsort((numbers, -scores))[: self.k]
-        return [(ids[numbers[x]], float(scores[x])) for x in best if ids[numbers[x]]]
+        best = best_of(numbers, scores, self.k)
+        of_best = scores[np.searchsorted(numbers, best)]  # numbers rise
+        return [(ids[i], s) for i, s in zip(best.tolist(), of_best.tolist(), strict=True) if ids[i]]

@@ -1,7 +1,7 @@
 """How large the model of a process may become: everything that grows with new ids has a bound that follows
 from one number, `RECS_MAX_MODEL_MB`.
 
-    bytes of the model  ≤  FEATURE · max_features
+    bytes of the model  ≤  FIXED + FEATURE · max_features
                          + items · (ITEM + TOKENS · TOKEN + LINKS · LINK + width · PLACE)
 
 Each constant is what the learner, who holds most, needs for one of its kind, copies included; `python -m
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FIXED = 25_000_000  # bytes of an empty model: room for the links of the next examples
 FEATURE = 200  # bytes per weight: table at most 3/4 full, and a frozen copy while a release is on trial
 ITEM = 1_600  # ids, keys, counters, of the learner and of two releases and one on trial
 TOKENS = 3  # distinct tokens per item, on average
@@ -63,12 +64,12 @@ class Budget:
         Examples
         --------
         >>> Budget.of_megabytes(2_000, max_features=1_000_000, width=200).items
-        187891
+        184588
         """
         per_item = bytes_per_item(width)
-        items = int((max_mb * 1e6 - FEATURE * max_features) // per_item)
+        items = int((max_mb * 1e6 - FIXED - FEATURE * max_features) // per_item)
         if items < LEAST_ITEMS:
-            need = (FEATURE * max_features + LEAST_ITEMS * per_item) / 1e6
+            need = (FIXED + FEATURE * max_features + LEAST_ITEMS * per_item) / 1e6
             raise ValueError(
                 f"is too little: {max_features:,} weights and {LEAST_ITEMS:,} items need {need:.0f}"
             )

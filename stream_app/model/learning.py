@@ -310,8 +310,8 @@ class Learner:
         n = len(self.items)
         servable = (self.items.servable[:n] > 0) & (self.stats.last[:n] >= 0)
         numbers = np.flatnonzero(servable).astype(np.int32)
-        parts = [_best(numbers, trend, POOL_TRENDING) for trend in self.trends(numbers).T]
-        parts.append(_best(numbers, self.stats.first[numbers].astype(np.float64), POOL_NEW))
+        parts = [best_of(numbers, trend, POOL_TRENDING) for trend in self.trends(numbers).T]
+        parts.append(best_of(numbers, self.stats.first[numbers].astype(np.float64), POOL_NEW))
         return np.array(list(dict.fromkeys(np.concatenate(parts).tolist())), np.int32)
 
     def trends(self, numbers: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -485,7 +485,7 @@ class _PairRoom:
         return self
 
 
-def _best(numbers: NDArray[np.int32], scores: NDArray[np.float64], most: int) -> NDArray[np.int32]:
+def best_of(numbers: NDArray[np.int32], scores: NDArray[np.float64], most: int) -> NDArray[np.int32]:
     """The `most` numbers with the highest scores, best first, ties by number."""
     if len(numbers) > most:
         cut = np.partition(scores, len(scores) - most)[len(scores) - most]
