@@ -75,6 +75,7 @@ class Sampler:
     def __init__(self, role: str) -> None:
         self.role = role
         self.counts: Counter[str] = Counter()
+        self._has_begun = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="sampler", daemon=True)
 
@@ -90,6 +91,9 @@ class Sampler:
                 step = None if thread == own else step_of(frame, self.role)
                 if step is not None:
                     self.counts[step] += 1
+                if step == "decode" and not self._has_begun:  # what came before was the start
+                    self._has_begun = True
+                    self.counts.clear()
 
     def shares(self) -> dict[str, float]:
         """Share of each step in all that was seen working, the largest first; ends the sampler."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,9 +70,9 @@ def preview_rules(
     runs = {"built-in" if p is None else str(p): Preview(load_trigger_rules(p), now_ms) for p in paths}
     for source in sources or ["topic"]:
         if source == "topic":
-            for record, partition in asyncio.run(read_topics(settings)):
+            for record, partition, offset in asyncio.run(read_topics(settings)):
                 for one in runs.values():
-                    one.feed(record, partition)
+                    one.feed(record, partition, offset)
             continue
         with Reading(Path(source), format, columns, skip_bad, quiet=as_json) as reading:
             for record in reading.records():
@@ -140,8 +139,11 @@ def report(
     """What triggers brought: who bought after them, beside who was held out."""
     from stream_app.effect_reading import read_files, read_topics
     from stream_app.triggers.effect import EffectTally
+    from stream_app.triggers.rules_file import parse_duration
 
-    window_ms = _duration_ms(window)
+    window_ms = parse_duration("--window", window)
+    if window_ms <= 0:
+        raise ConfigError("--window: is no time at all")
     tally, bad = EffectTally(), 0
     if files:
 
@@ -164,14 +166,6 @@ def report(
     console = Console(highlight=False)
     for part in effect_tables(found):
         console.print(part)
-
-
-def _duration_ms(text: str) -> int:
-    units = {"d": 86_400_000, "h": 3_600_000, "min": 60_000}
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(d|h|min)\s*", text)
-    if found is None or float(found[1]) == 0:
-        raise ConfigError(f"--window {text}: expected a time such as 7d, 12h or 30min")
-    return round(float(found[1]) * units[found[2]])
 
 
 def effect_tables(found: EffectReport) -> Iterator[Any]:

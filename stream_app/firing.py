@@ -10,11 +10,13 @@ in between repeats it from the same states: the same messages with the same ids.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from stream_app.errors import StoreError
 from stream_app.events import Item, Tombstone
 from stream_app.lookout import Lookout
 from stream_app.recommender import Lists, Recommender
@@ -22,16 +24,20 @@ from stream_app.store import Store, TriggerWrites
 from stream_app.telemetry import Metrics
 from stream_app.transport import OutMessage
 from stream_app.triggers.engine import LATE_MS, Decision, Look
+from stream_app.triggers.intent import Intent
 from stream_app.triggers.memory import NEVER_MS, due_of, unpack_memory
 from stream_app.triggers.messages import Recommendation, cloud_event
 from stream_app.triggers.shelf import Change
 
-SLICE = 500  # users per turn and partition
+SLICE = 500  # users per turn and partition; fewer where fewer fit into memory
 GRACE_MS = 10_000  # silence after which a partition's clock goes on by itself
 LONGEST_TURN_MS = 5_000  # a turn that seems to have taken longer was a clock that was set
 LONGEST_AWAY_MS = 86_400_000  # time without a worker that counts as silence
 CHANGES_AT_ONCE = 200  # items whose watchers are asked for in one round trip
 MOST_CHANGES = 100_000  # kept for partitions that other workers may hand over
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class Firing:
         self, recommender: Recommender, lookout: Lookout, store: Store, clock_ms: Callable[[], int]
     ) -> None:
         self._recommender, self._lookout, self._store, self._clock_ms = recommender, lookout, store, clock_ms
+        self._slice = min(SLICE, lookout.users.max_users)
         self._partitions: dict[int, _Partition] = {}
         self._offsets: list[int] = []  # of `_changes`
         self._changes: list[Change] = []
@@ -102,16 +109,21 @@ class Firing:
     async def begin(self, partitions: int) -> None:
         """Find out, before items are read from the beginning, which of their changes everybody knows."""
         places = await self._store.trigger_places(range(partitions))
-        known = [place["items"] for place in places.values() if "items" in place]
+        known = [int(place["items"]) for place in places.values() if "items" in place]
         self._known = min(known, default=NEVER_MS)
 
     async def take(self, partition: int) -> None:
         """Go on with a partition where its last owner stopped; what is not known of it begins now."""
         found = (await self._store.trigger_places([partition]))[partition]
-        self._partitions[partition] = one = _Partition(min(found.get("items", self._read), self._read))
+        place = int(found.get("items", self._read))
+        self._partitions[partition] = one = _Partition(min(place, self._read))
         if "clock" in found:
-            self._lookout.moved_to(partition, found["clock"])
-            one.away_ms = min(max(0, self._clock_ms() - found["wall"]), LONGEST_AWAY_MS)
+            self._lookout.moved_to(partition, int(found["clock"]))
+            one.away_ms = min(max(0, self._clock_ms() - int(found["wall"])), LONGEST_AWAY_MS)
+        try:
+            self._lookout.intents[partition] = Intent(found.get("intent"))
+        except StoreError as error:
+            log.error("%s; it begins afresh", error)
 
     def holds(self, partition: int) -> bool:
         """Whether a partition was taken."""
@@ -122,6 +134,7 @@ class Firing:
         for partition in partitions:
             self._partitions.pop(partition, None)
             self._lookout.clocks.pop(partition, None)
+            self._lookout.intents.pop(partition, None)
 
     def forget(self, partition: int) -> None:
         """What Redis held of a partition is lost: its clock begins again with what is replayed."""
@@ -178,7 +191,7 @@ class Firing:
             return None
         upto = clock - LATE_MS
         if one.next_due_ms <= upto:
-            users, first = await self._store.due_users(partition, upto, SLICE)
+            users, first = await self._store.due_users(partition, upto, self._slice)
             one.next_due_ms = NEVER_MS if first is None else first
             if users:
                 return Task(users, lambda some: (self._lookout.on_time(some, upto), []))
@@ -196,10 +209,10 @@ class Firing:
             return
         watchers = await self._store.watchers(partition, [change.item_id for change in changes])
         for offset, change, users in zip(offsets, changes, watchers, strict=True):
-            for begin in range(0, len(users), SLICE):
-                is_last = begin + SLICE >= len(users)
+            for begin in range(0, len(users), self._slice):
+                is_last = begin + self._slice >= len(users)
                 one.tasks.append(
-                    self._of_change(partition, offset, change, users[begin : begin + SLICE], is_last)
+                    self._of_change(partition, offset, change, users[begin : begin + self._slice], is_last)
                 )
         if not one.tasks:
             one.place = offsets[-1]
@@ -228,13 +241,14 @@ class Firing:
         timers = [(user_id, _or_none(due_ms)) for user_id, due_ms in due.items()]
         if one is not None:
             one.next_due_ms = min([one.next_due_ms, *due.values()])
-        clock = self._lookout.clocks.get(partition, -1)
+        clock, intent = self._lookout.clocks.get(partition, -1), self._lookout.intents.get(partition)
         return TriggerWrites(
             timers,
             [(item_id, look.user_id, clock) for look in looks for item_id in look.watched],
             clock_ms=clock,
             wall_ms=self._clock_ms(),
             items_place=-1 if one is None else one.place,
+            intent=b"" if intent is None else intent.pack(),
         )
 
     def pending(self, user_ids: Sequence[str]) -> TriggerWrites:

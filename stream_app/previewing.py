@@ -18,8 +18,8 @@ from stream_app.triggers.preview import PreviewReport
 MOST_SAMPLES = 3  # recommendations and items of a message in a table
 
 
-async def read_topics(settings: Settings) -> list[tuple[Event | Item | User, int]]:
-    """What Kafka holds of users, items and events, in the order in which it was written; with partitions.
+async def read_topics(settings: Settings) -> list[tuple[Event | Item | User, int, int]]:
+    """What Kafka holds of users, items and events, as it was written, with partitions and offsets.
 
     Of items and users only the versions that compaction has left are there, so a preview knows fewer changes
     of price and stock than there were.
@@ -38,15 +38,15 @@ async def read_topics(settings: Settings) -> list[tuple[Event | Item | User, int
     return [*_decoded(found)]
 
 
-def _decoded(found: Sequence[tuple[int, int, Message]]) -> Iterator[tuple[Event | Item | User, int]]:
+def _decoded(found: Sequence[tuple[int, int, Message]]) -> Iterator[tuple[Event | Item | User, int, int]]:
     for _, order, r in found:
         try:
             if order == 2:
-                yield decode_event(r.value, key=r.key, headers=r.headers), r.partition
+                yield decode_event(r.value, key=r.key, headers=r.headers), r.partition, r.offset
                 continue
             record = decode_user(r.key, r.value) if order == 0 else decode_item(r.key, r.value)
             if not isinstance(record, Tombstone):
-                yield record, r.partition
+                yield record, r.partition, r.offset
         except EventError:
             continue  # the worker has said so
 

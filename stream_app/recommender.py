@@ -333,7 +333,8 @@ class Recommender:
             return Outcome(None, Lists(), [], 0, len(events))
         looks: Sequence[Look] = ()
         if self.lookout is not None:
-            looks = self.lookout.on_events(partition, [*compress(events, new)], user_rows[new], now_ms)
+            at, kept = [*compress(offsets, new)], [*compress(events, new)]
+            looks = self.lookout.on_events(partition, at, kept, user_rows[new], now_ms)
         said = _Said()
         active: dict[str, int] = {}  # user → latest event time
         for event, row, place in compress(zip(events, user_rows.tolist(), offsets, strict=True), new):

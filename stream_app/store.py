@@ -238,6 +238,8 @@ class TriggerWrites:
         The clock of the partition, and what the clock on the wall said then; none when negative.
     items_place
         Offset in the topic `items` up to which changes are done with; none when negative.
+    intent
+        The partition's model of high intent, empty for none.
     """
 
     timers: Sequence[tuple[str, int | None]] = ()
@@ -245,14 +247,15 @@ class TriggerWrites:
     clock_ms: int = -1
     wall_ms: int = -1
     items_place: int = -1
+    intent: bytes = b""
 
 
 # Writes lists and states of a partition's users, and what their triggers wait for: all, or none when another
 # worker has claimed the partition. KEYS fence, mark, place, timers, triggers, then those of lists, of states,
 # of watchers; ARGV token, times to live of lists and of states, number of lists and of states, the place or
-# nothing, clock, time on the wall and place in `items` or -1, number of timers, then the values of lists and
-# states, due time (or nothing) and user of timers, time and user of watchers. One command with one answer
-# costs the client less than a SET for each.
+# nothing, clock, time on the wall and place in `items` or -1, number of timers, the model or nothing, then
+# the values of lists and states, due time (or nothing) and user of timers, time and user of watchers. One
+# command with one answer costs the client less than a SET for each.
 _WRITE = """
 local held = redis.call('GET', KEYS[1])
 if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
@@ -264,9 +267,9 @@ local ttl, lists, states = ARGV[2], tonumber(ARGV[4]) + 5, tonumber(ARGV[5])
 local values = lists + states
 for i = 6, values do
   if i > lists then ttl = states_ttl end
-  redis.call('SET', KEYS[i], ARGV[i + 5], 'EX', ttl)
+  redis.call('SET', KEYS[i], ARGV[i + 6], 'EX', ttl)
 end
-local at, timers = values + 6, tonumber(ARGV[10])
+local at, timers = values + 7, tonumber(ARGV[10])
 for _ = 1, timers do
   if ARGV[at] == '' then redis.call('ZREM', KEYS[4], ARGV[at + 1])
   else redis.call('ZADD', KEYS[4], ARGV[at], ARGV[at + 1]) end
@@ -281,6 +284,7 @@ for i = values + 1, #KEYS do
 end
 if tonumber(ARGV[7]) >= 0 then redis.call('HSET', KEYS[5], 'clock', ARGV[7], 'wall', ARGV[8]) end
 if tonumber(ARGV[9]) >= 0 then redis.call('HSET', KEYS[5], 'items', ARGV[9]) end
+if ARGV[11] ~= '' then redis.call('HSET', KEYS[5], 'intent', ARGV[11]) end
 redis.call('EXPIRE', KEYS[5], states_ttl)
 return 1
 """.replace("MOST", str(MOST_WATCHERS + 1))
@@ -451,7 +455,7 @@ class Store:
         keys += [self.keys.watchers(partition, item_id) for item_id, _, _ in t.watched]
         head = (fence.token, self._list_ttl, self._state_ttl, len(lists), len(states))
         arguments = [b"%d" % n for n in head] + [place]
-        arguments += [b"%d" % n for n in (t.clock_ms, t.wall_ms, t.items_place, len(t.timers))]
+        arguments += [b"%d" % n for n in (t.clock_ms, t.wall_ms, t.items_place, len(t.timers))] + [t.intent]
         arguments += [value for _, value in lists] + [value for _, value in states]
         for user_id, due_ms in t.timers:
             arguments += [b"" if due_ms is None else b"%d" % due_ms, user_id.encode()]
@@ -463,14 +467,14 @@ class Store:
 
     # Triggers
 
-    async def trigger_places(self, partitions: Iterable[int]) -> dict[int, dict[str, int]]:
-        """`clock`, `wall` and `items` of partitions as they were written last, as far as they were."""
+    async def trigger_places(self, partitions: Iterable[int]) -> dict[int, dict[str, bytes]]:
+        """`clock`, `wall`, `items` and `intent` of partitions as they were written last, if they were."""
         pipe, partitions = self._redis.pipeline(transaction=False), [*partitions]
         for partition in partitions:
             pipe.hgetall(self.keys.triggers(partition))
         found = await self._ask(pipe.execute()) if partitions else []
         return {
-            p: {name.decode(): int(value) for name, value in row.items()}
+            p: {name.decode(): value for name, value in row.items()}
             for p, row in zip(partitions, found, strict=True)
         }
 

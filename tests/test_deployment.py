@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 SINGLE = {"items", "control", "events.dlq", "triggers.dlq"}  # with one partition
 TOPICS = SINGLE | {"events", "examples", "users", "triggers", "triggers.suppressed"}
 QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto"
-OURS = {"worker", "learner", "simulator"}
+OURS = {"worker", "learner", "deliver", "simulator"}
 
 
 def compose_command() -> Sequence[str]:

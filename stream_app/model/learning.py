@@ -330,8 +330,10 @@ class Learner:
         near = new_neighbours(len(rows), width)
         export_rows(self.graph, self.stats, rows, near)
         pool = self.pool()
-        mentioned = np.unique(np.concatenate((rows, near.item[near.item >= 0], pool))).astype(np.int32)
-        place = np.full(self.items.capacity + 1, -1, np.int32)  # the last one stands for "no item"
+        seen = np.zeros(self.items.capacity + 1, np.bool_)  # the last one stands for "no item"
+        seen[rows] = seen[near.item] = seen[pool] = True
+        mentioned = np.flatnonzero(seen[:-1]).astype(np.int32)
+        place = np.full(self.items.capacity + 1, -1, np.int32)
         place[mentioned] = np.arange(len(mentioned), dtype=np.int32)
         mean, inv_std = self.moments.scaling()
         return Tables(

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 from stream_app.errors import StoreError
 from stream_app.events import CANONICAL_TYPES, Event, Item, Tombstone, User
@@ -25,8 +26,10 @@ from stream_app.triggers.gates import (
     held_back,
     note_sent,
 )
-from stream_app.triggers.matching import Match, about_user, back, cheaper
+from stream_app.triggers.intent import Intent, Moment, features_of, is_sampled, user_token
+from stream_app.triggers.matching import Match, about_intent, about_user, back, cheaper, is_met
 from stream_app.triggers.memory import (
+    CART_EVENTS,
     LISTENED,
     NEVER_MS,
     Memory,
@@ -45,6 +48,7 @@ LATE_MS = 5_000
 """How much later than it is due a timer fires while events come: so late may an event be to stop it."""
 
 log = logging.getLogger(__name__)
+_NOTHING = Memory()
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class Look:
         Whether that is another time than before.
     watched
         Items that are watched since.
+    moments
+        What the model of high intent learns from.
     """
 
     user_id: str
@@ -97,6 +103,7 @@ class Look:
     moved: bool = False
     decisions: Sequence[Decision] = ()
     watched: Sequence[str] = ()
+    moments: Sequence[Moment] = ()
 
 
 @dataclass
@@ -108,6 +115,7 @@ class _Turn:
     last_ms: int  # time of the user's last event
     profile: Profile
     decisions: list[Decision] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)
 
 
 class TriggerEngine:
@@ -118,6 +126,11 @@ class TriggerEngine:
     rules
         All of them; those that are switched off do nothing.
 
+    Attributes
+    ----------
+    on_score
+        The rules that wait for a score.
+
     Examples
     --------
     >>> from stream_app.triggers.rules_file import builtin_rules
@@ -125,7 +138,7 @@ class TriggerEngine:
     >>> engine.observe_user(User("u1", True))
     >>> noon = 1_767_614_400_000
     >>> added = Event("e1", "add_to_cart", noon, "u1", item_id="sku-1", value=20.0)
-    >>> look = engine.on_events("u1", None, -1, [(added, noon)])
+    >>> look = engine.on_events("u1", None, -1, [(added, noon, 0)])
     >>> look.due_ms - noon
     1800000
     >>> [d.reason for d in engine.on_time("u1", look.packed, noon, look.due_ms).decisions]
@@ -146,8 +159,10 @@ class TriggerEngine:
         )
         self._by_name = {rule.name: rule for rule in enabled}
         self._idle = [rule for rule in enabled if rule.is_on("idle")]
+        self._idle_key = crc32(repr(sorted((rule.name, rule.version) for rule in self._idle)).encode())
         self._on_price = [rule for rule in enabled if rule.is_on("price")]
         self._on_stock = [rule for rule in enabled if rule.is_on("stock")]
+        self.on_score = [rule for rule in enabled if rule.is_on("score")]
         self._on_event = {t: [rule for rule in enabled if rule.is_on(t)] for t in CANONICAL_TYPES}
         self.follows_items = bool(self._on_price or self._on_stock)
         self.listened = (LISTENED if enabled else frozenset()) | {t for t, on in self._on_event.items() if on}
@@ -181,9 +196,14 @@ class TriggerEngine:
         return event_type in self.listened or (packed is not None and at_ms >= wake_of(packed))
 
     def on_events(
-        self, user_id: str, packed: bytes | None, last_ms: int, events: Iterable[tuple[Event, int]]
+        self,
+        user_id: str,
+        packed: bytes | None,
+        last_ms: int,
+        events: Iterable[tuple[Event, int, int]],
+        intent: Intent | None = None,
     ) -> Look:
-        """Apply events of one user, in order, each with its time, which is never ahead of the wall clock.
+        """Apply events of one user, in order, each with its time, not ahead of the wall clock, and offset.
 
         Parameters
         ----------
@@ -191,11 +211,13 @@ class TriggerEngine:
             The user's memory, None for none.
         last_ms
             Time of the user's last event before these, −1 without any.
+        intent
+            Of the partition.
         """
         turn = self._begin(user_id, packed, last_ms)
         before, watched = due_of(turn.memory), []
         due, back = before, packed is not None and wake_of(packed) == 0
-        for event, at_ms in events:
+        for event, at_ms, offset in events:
             what = event.event_type
             was_due = due <= at_ms
             if was_due:
@@ -203,9 +225,11 @@ class TriggerEngine:
             turn.last_ms = max(turn.last_ms, event.event_time_ms)
             if what in LISTENED:
                 watched += remember(turn.memory, event, at_ms, self.shelf)
+                if intent is not None and self.on_score:
+                    self._consider(turn, intent, event, at_ms, offset)
             if rules := self._on_event.get(what):
                 self._happen(turn, rules, event, at_ms)
-            if was_due or back or what in self.listened:
+            if was_due or back or what in CART_EVENTS or turn.memory.rules != self._idle_key or rules:
                 self._arm(turn, at_ms)
                 due, back = due_of(turn.memory), False
         return self._end(turn, before, watched)
@@ -269,16 +293,15 @@ class TriggerEngine:
         for rule in self._idle:  # whoever comes back after a message is looked at again at once
             if rule.semantics == "changed" and not rule.speaks_of_cart and rule.name not in memory.timers:
                 wake = 0 if rule.name in memory.fired else wake
-        packed = pack_memory(memory, wake) if memory.watches or memory.cart or memory.purchases or (
-            memory.timers or memory.fired or memory.sent
-        ) else None  # fmt: skip
-        return Look(turn.user_id, packed, due, due != before, turn.decisions, watched)
+        packed = pack_memory(memory, wake) if memory != _NOTHING else None
+        return Look(turn.user_id, packed, due, due != before, turn.decisions, watched, turn.moments)
 
     # Timers
 
     def _arm(self, turn: _Turn, at_ms: int) -> None:
         """Set the timers of rules that silence would make due now, and drop those that it would not."""
         memory = turn.memory
+        memory.rules = self._idle_key
         facts = Facts(memory, turn.last_ms, at_ms, turn.profile.attributes)
         for rule in self._idle:
             if not rule.conditions.may_hold(facts):
@@ -322,6 +345,31 @@ class TriggerEngine:
             elif rule.name not in turn.memory.timers and _is_new(rule, turn.memory, subject):
                 turn.memory.timers[rule.name] = Timer(at_ms + rule.delay_ms, subject)
         self._decide(turn, matches, at_ms)
+
+    def _consider(self, turn: _Turn, intent: Intent, event: Event, at_ms: int, offset: int) -> None:
+        """Hold the probability of a purchase against the rules that wait for it, and remember a sample."""
+        memory = turn.memory
+        if event.event_type == "purchase":
+            turn.moments.append(Moment(offset, user_token(turn.user_id), at_ms, None))
+            return
+        x = features_of(memory, at_ms)
+        if is_sampled(offset):
+            turn.moments.append(Moment(offset, user_token(turn.user_id), at_ms, x))
+        score = intent.score(x)
+        if score is None:
+            return
+        matches = []
+        facts = Facts(memory, turn.last_ms, at_ms, turn.profile.attributes)
+        facts.score = score
+        for rule in self.on_score:
+            if not is_met(rule, facts):
+                if rule.semantics == "edge":
+                    memory.fired.pop(rule.name, None)
+            elif _is_new(rule, memory, f"look@{at_ms}"):
+                memory.fired[rule.name] = f"look@{at_ms}"
+                matches.append(about_intent(rule, memory, f"look@{at_ms}", score))
+        if matches:
+            self._decide(turn, matches, at_ms)
 
     def _match(
         self, turn: _Turn, rule: Rule, subject: str, at_ms: int, event: Event | None = None

@@ -9,6 +9,7 @@ from stream_app.events import Event
 from stream_app.events.records import iso_time
 from stream_app.triggers.conditions import Facts
 from stream_app.triggers.gates import OUT_OF_STOCK, PURCHASED
+from stream_app.triggers.intent import BANDS
 from stream_app.triggers.memory import BOUGHT, Memory, Watch
 from stream_app.triggers.rules import Rule
 from stream_app.triggers.shelf import Shelf
@@ -69,13 +70,26 @@ def _about_cart(rule: Rule, memory: Memory, subject: str, shelf: Shelf, evidence
     return Match(rule, subject, text, evidence, left or tuple(lines.values()), held)
 
 
+def about_intent(rule: Rule, memory: Memory, key: str, score: tuple[float, int]) -> Match:
+    """A match of a rule about the probability of a purchase."""
+    p, band = score
+    s = memory.session
+    evidence = {
+        "probability": round(p, 4), "band": band, "views": s.views, "cart_items": len(memory.cart),
+        "visit_began": iso_time(s.start_ms),
+    }  # fmt: skip
+    text = f"buys within half an hour with a probability of {p:.0%}, band {band} of {BANDS}"
+    items = tuple({"item_id": i, "price": line.price} for i, line in memory.cart.items())
+    return Match(rule, key, text, evidence, items)
+
+
 def cheaper(rule: Rule, facts: Facts, watch: Watch) -> Match | None:
     """A rule about prices, if it holds for a watched item: measured from the price the user knows."""
     item, told = facts.item, watch.told.get(rule.name)
     facts.level = watch.price if told is None else told.price
     if item is None or item.price is None or facts.level is None or not item.price < facts.level:
         return None
-    if (rule.semantics != "changed" and told is not None) or not _holds(rule, facts):
+    if (rule.semantics != "changed" and told is not None) or not is_met(rule, facts):
         return None
     drop = 100 * (facts.level - item.price) / facts.level
     text = f"{facts.item_id} costs {item.price:.2f}, was {facts.level:.2f}"
@@ -89,7 +103,7 @@ def cheaper(rule: Rule, facts: Facts, watch: Watch) -> Match | None:
 def back(rule: Rule, facts: Facts, watch: Watch) -> Match | None:
     """A rule about stock, if it holds for a watched item that came back."""
     item, told = facts.item, watch.told.get(rule.name)
-    if item is None or (rule.semantics == "once" and told is not None) or not _holds(rule, facts):
+    if item is None or (rule.semantics == "once" and told is not None) or not is_met(rule, facts):
         return None
     key = f"{facts.item_id}@{watch.since_ms}/{0 if told is None else told.times}"
     about = {"item_id": facts.item_id, "price": item.price}
@@ -98,7 +112,8 @@ def back(rule: Rule, facts: Facts, watch: Watch) -> Match | None:
     return Match(rule, key, text, {"stock": item.stock, "price": item.price} | _since(watch), (about,), held)
 
 
-def _holds(rule: Rule, facts: Facts) -> bool:
+def is_met(rule: Rule, facts: Facts) -> bool:
+    """Whether a rule is in force and its conditions hold."""
     return rule.is_active(facts.at_ms) and rule.conditions.hold(facts)
 
 

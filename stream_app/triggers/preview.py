@@ -17,6 +17,7 @@ from typing import Any
 from stream_app.events import Event, Item, Tombstone, User
 from stream_app.events.records import iso_time
 from stream_app.triggers.engine import LATE_MS, Decision, Look, TriggerEngine
+from stream_app.triggers.intent import Intent
 from stream_app.triggers.memory import NEVER_MS
 from stream_app.triggers.messages import cloud_event_fields
 from stream_app.triggers.rules import TriggerRules
@@ -77,9 +78,11 @@ class _Person:
 
 @dataclass
 class _Clock:
-    """A partition: its clock, and the pending timers, some of which may not stand any more."""
+    """A partition: its clock, its model, and the pending timers, some of which may not stand any more."""
 
     ms: int = -1
+    offset: int = -1
+    intent: Intent = field(default_factory=Intent)
     timers: list[tuple[int, str]] = field(default_factory=list)
 
 
@@ -118,19 +121,29 @@ class Preview:
         self._events = self._versions = 0
         self._first_ms = self._last_ms = -1
 
-    def feed(self, record: Event | Item | User | Tombstone, partition: int = 0) -> None:
-        """Apply the next record; events of one partition move the clock that its timers go by."""
+    def feed(
+        self, record: Event | Item | User | Tombstone, partition: int = 0, offset: int | None = None
+    ) -> None:
+        """Apply the next record; events of one partition move the clock that its timers go by.
+
+        Parameters
+        ----------
+        offset
+            Of an event in its partition; the next one unless given.
+        """
         if isinstance(record, Event):
-            self._apply(record, partition)
+            self._apply(record, partition, offset)
         elif isinstance(record, Item):
             self._change(record)
         elif isinstance(record, User):
             self.engine.observe_user(record)
 
-    def _apply(self, event: Event, partition: int) -> None:
+    def _apply(self, event: Event, partition: int, offset: int | None) -> None:
         at_ms = event.event_time_ms if self._now_ms is None else min(event.event_time_ms, self._now_ms)
         clock = self._clocks[partition]
-        clock.ms = max(clock.ms, at_ms)
+        offset = clock.offset + 1 if offset is None else offset
+        clock.intent.advance(offset, clock.ms)
+        clock.ms, clock.offset = max(clock.ms, at_ms), offset
         self._events += 1
         self._last_ms = max(self._last_ms, at_ms)
         self._first_ms = at_ms if self._first_ms < 0 else min(self._first_ms, at_ms)
@@ -138,7 +151,10 @@ class Preview:
         if person is None:
             person = self._people[event.user_id] = _Person(partition)
         if self.engine.concerns(event.event_type, at_ms, person.packed):
-            look = self.engine.on_events(event.user_id, person.packed, person.last_ms, [(event, at_ms)])
+            look = self.engine.on_events(
+                event.user_id, person.packed, person.last_ms, [(event, at_ms, offset)], clock.intent
+            )
+            clock.intent.absorb(look.moments)
             self._keep(look, person)
         person.last_ms = max(person.last_ms, event.event_time_ms)
         self._fire(clock)

@@ -12,6 +12,7 @@ from stream_app.model.candidates import (
     LAST_EPOCH,
     SUPPORT,
     Scratch,
+    _bar,
     gather_learned,
     gather_served,
     kth_largest,
@@ -126,6 +127,21 @@ def test_the_kth_largest_is_that_of_sorting(values: list[float], data: st.DataOb
     """Selection equals sorting, ties included."""
     k = data.draw(st.integers(1, len(values)))
     assert kth_largest(np.array(values, np.float32), k) == sorted(values, reverse=True)[k - 1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 900), st.sampled_from(["spread", "few", "rising", "peak"]))
+def test_the_bar_of_many_values_is_that_of_sorting(seed: int, n: int, kind: str) -> None:
+    """A sample says where to look, and never what is found, whatever it happens to see."""
+    rng = np.random.default_rng(seed)
+    values = {
+        "spread": rng.lognormal(size=n), "few": rng.integers(0, 3, n), "rising": np.arange(n),
+        "peak": np.where(np.arange(n) % 7 == 0, rng.random(n) + 1, 0),
+    }[kind].astype(np.float32)  # fmt: skip
+    k = int(rng.integers(1, n + 1)) if seed % 2 else min(n, 100)
+    before = values.copy()
+    assert _bar(values, k) == np.sort(values)[n - k]
+    assert (values == before).all()
 
 
 @settings(max_examples=150, deadline=None)

@@ -44,7 +44,7 @@ class World:
     def happen(self, *events: Event) -> None:
         """Apply events of one user in one look."""
         user = events[0].user_id
-        timed = [(e, e.event_time_ms) for e in events]
+        timed = [(e, e.event_time_ms, 0) for e in events]
         look = self.engine.on_events(user, self.users.get(user), self.last_ms.get(user, -1), timed)
         self.last_ms[user] = max(self.last_ms.get(user, -1), *(e.event_time_ms for e in events))
         self._keep(look)
