@@ -368,9 +368,11 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
                 users.listed_gap[u] = log.gap[e]
             _offer(users, u, shown, requests[e])
             continue
-        h = min(n, WINDOW)
-        for x in range(h):
-            log_history[e, WINDOW - h + x] = history[n - h + x]
+        to = WINDOW
+        for x in range(n - 1, max(n - WINDOW, 0) - 1, -1):
+            if history[x] >= 0:  # else an item that gave up its number
+                to -= 1
+                log_history[e, to] = history[x]
         if kinds[e] != DISLIKED and weights[e] <= 0.0:
             continue
         place = n - 1
@@ -440,11 +442,13 @@ def _log_answer(view, users, u, answered, seed, scratch, log, e):  # type: ignor
     history = users.items[u, : _before_list(users, u)]
     _gather(view, history, history, scratch)
     n, first = users.listed[u], users.offers[u] - users.listed[u]
-    others = np.empty(n - 1, np.int32)
-    for x in range(n - 1):
-        others[x] = first + x if first + x < answered else first + x + 1
+    others, m = np.empty(n - 1, np.int32), 0
+    for place in range(first, first + n):
+        if place != answered and users.offered[u, place] >= 0:
+            others[m] = place
+            m += 1
     drawn = log.item[e, 1:]
-    n = _draw(others, seed, drawn)
+    n = _draw(others[:m], seed, drawn)
     log.kind[e], log.count[e] = TAKEN, 1 + n
     log.length[e], log.gap[e] = len(history), users.listed_gap[u]
     position = np.empty(1 + n, np.float32)
