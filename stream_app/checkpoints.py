@@ -14,6 +14,7 @@ from pathlib import Path
 from pruning.envelope import write_atomically
 from stream_app.errors import CheckpointError, ReleaseError
 from stream_app.failpoints import failpoint
+from stream_app.model.budget import BUDGET, Budget
 from stream_app.model.learning import Learner
 from stream_app.model.release import Release, version_of
 
@@ -61,8 +62,8 @@ class StateDir:
         except OSError as error:
             raise CheckpointError(f"cannot write {self._checkpoint}: {error.strerror}") from error
 
-    def load(self) -> tuple[Learner, dict[str, object]] | None:
-        """The newest checkpoint that is whole, None when there is none yet.
+    def load(self, budget: Budget = BUDGET) -> tuple[Learner, dict[str, object]] | None:
+        """The newest checkpoint that is whole, None when there is none yet, under a budget from now on.
 
         Raises
         ------
@@ -72,7 +73,7 @@ class StateDir:
         problems = []
         for path in (self._checkpoint, self._previous):
             try:
-                loaded = Learner.from_bytes(path.read_bytes())
+                loaded = Learner.from_bytes(path.read_bytes(), budget)
             except FileNotFoundError:
                 continue
             except (OSError, CheckpointError) as error:

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from stream_app.errors import ConfigError
 from stream_app.events import CANONICAL_TYPES, DEFAULT_WEIGHTS
+from stream_app.model.budget import Budget
 
 
 class Settings(BaseSettings):
@@ -101,6 +102,11 @@ class Settings(BaseSettings):
     )
     ranker_params: dict[str, Any] = Field(default_factory=dict, description="its parameters, JSON")
     max_features: int = Field(1_000_000, ge=1024, description="weights the learner keeps at most")
+    max_model_mb: int = Field(
+        2_000,
+        ge=1,
+        description="memory of the model of one process at most, MB; bounds items and links, too",
+    )
     checkpoint_interval_s: float = Field(30, gt=0, description="seconds between the learner's checkpoints")
     overlay_interval_s: float = Field(1, gt=0, description="seconds between overlays for the workers")
 
@@ -154,6 +160,19 @@ class Settings(BaseSettings):
                 f"RECS_BATCH_SIZE={self.batch_size}: every user of a batch has to be in memory"
             )
         return self
+
+    @model_validator(mode="after")
+    def _room_for_items(self) -> Settings:
+        try:
+            _ = self.budget
+        except ValueError as error:
+            raise ValueError(f"RECS_MAX_MODEL_MB={self.max_model_mb} {error}") from error
+        return self
+
+    @property
+    def budget(self) -> Budget:
+        """How many items, tokens and links fit into `max_model_mb`."""
+        return Budget.of_megabytes(self.max_model_mb, max_features=self.max_features, width=self.neighbours)
 
     def make_ranker(self) -> Any:
         """The ranker that `ranker` and `ranker_params` name.

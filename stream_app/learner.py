@@ -24,7 +24,9 @@ from stream_app.failpoints import failpoint
 from stream_app.lists.arranging import ListPolicy
 from stream_app.lists.rules import RulesFile
 from stream_app.lists.shared import SharedLists
+from stream_app.model.eviction import Renumbering
 from stream_app.model.examples import ExampleBatch
+from stream_app.model.item_index import ItemIndex
 from stream_app.model.learning import Learner, ranker_step
 from stream_app.model.ranker import FTRLClassifier
 from stream_app.model.releasing import Published, ReleaseCycle
@@ -38,6 +40,7 @@ from stream_app.worker import make_store, topics
 
 POLL_S = 0.05
 MOST_OVERLAY_ROWS = 2_000  # item rows per overlay; the rest waits for the next one
+MOST_OVERLAY_WEIGHTS = 2_000_000  # in all overlays over one release, before they are put together again
 MOST_OVERLAYS = 600  # over one release, before they are put together again
 MOST_SIMILAR = 500  # lists of similar items per overlay
 
@@ -59,7 +62,8 @@ class LearnerService(Service):
         self.clock = clock
         self.store = make_store(settings)
         self.files = StateDir(settings.state_dir)
-        self.learner = Learner(settings.make_ranker())
+        self.learner = Learner(settings.make_ranker(), ItemIndex(settings.budget))
+        self.learner.items.follow(self)
         self.cycle = self._make_cycle()
         self._rules = RulesFile(settings.list_rules)
         self._shared = self._make_shared()
@@ -70,12 +74,17 @@ class LearnerService(Service):
         self._places: dict[int, int] = {}  # partition of examples → next offset
         self._sent = (0, 0)  # steps up to which workers know everything …
         self._late = NO_ITEMS  # … but the rows of these items
+        self._sent_weights = 0  # in all overlays since the release was published
         self._published: Published | None = None
-        self._last_overlay = self._last_checkpoint = 0.0
+        self._last_overlay = self._next_checkpoint = 0.0
         self._saved_step = -1
         self._alarms = 0  # of drift, told
         self._turn = asyncio.Lock()  # held while the model is read or changed
         self.ready = False
+
+    def renumber(self, moved: Renumbering) -> None:
+        """Follow the index of items."""
+        self._late = moved.numbers(self._late)
 
     def _make_shared(self) -> SharedLists:
         rules = self._rules.rules
@@ -110,7 +119,7 @@ class LearnerService(Service):
         await self._examples.start(self._places)
         await self._publish(self.cycle.active)
         self._withdrawal.begin()  # of what was withdrawn while nobody looked
-        self._last_checkpoint = time.monotonic()
+        self._next_checkpoint = time.monotonic() + self.settings.checkpoint_interval_s
         self.ready = True
 
     async def on_stop(self) -> None:
@@ -153,9 +162,11 @@ class LearnerService(Service):
             self._follow_rules()
             await self._publish_fresh()
         await self._withdraw()
-        if now - self._last_checkpoint >= self.settings.checkpoint_interval_s:
+        if now >= self._next_checkpoint:
+            began = time.monotonic()
             await asyncio.to_thread(self._checkpoint)
-            self._last_checkpoint = time.monotonic()
+            took = (now := time.monotonic()) - began  # grows with the model; a twentieth of all time at most
+            self._next_checkpoint = now + max(self.settings.checkpoint_interval_s, 20 * took)
         return learned
 
     # Commands
@@ -244,6 +255,7 @@ class LearnerService(Service):
             return
         self._published = active
         self._sent, self._late = (self.learner.step, ranker_step(self.learner.ranker)), NO_ITEMS
+        self._sent_weights = len(overlay.weights)
         self.metrics.releases.inc()
 
     async def _publish_fresh(self) -> None:
@@ -267,7 +279,9 @@ class LearnerService(Service):
         count = await self.store.push_overlay(active.version, overlay.to_bytes())
         if count == 0:  # Redis was emptied
             self._shared.begin_again()
-        if count == 0 or count > MOST_OVERLAYS:  # or reading them all takes too long
+        self._sent_weights += len(overlay.weights)
+        too_many = count > MOST_OVERLAYS or self._sent_weights > MOST_OVERLAY_WEIGHTS
+        if count == 0 or too_many:  # reading them all takes too long, and workers keep all these weights
             await self._publish(active)
         else:
             self._sent, self._late = upto, rows[MOST_OVERLAY_ROWS:]
@@ -323,12 +337,14 @@ class LearnerService(Service):
         if isinstance(item, Tombstone) or not item.is_available:
             self._withdrawal.begin()
         if isinstance(item, Tombstone):
-            index.servable[index.number(item.id)] = 0
+            index.withdraw(item.id)
         else:
             index.describe(
                 item.item_id, price=item.price, categories=item.categories, attributes=item.attributes,
                 servable=item.is_available,
             )  # fmt: skip
+            if index.is_crowded:
+                self.learner.make_room(judge_touched=False)
         if self._shared.policy is not None:
             self._shared.policy.observe(item)
 
@@ -349,10 +365,11 @@ class LearnerService(Service):
         self._saved_step = self.learner.step
 
     def _restore(self) -> None:
-        loaded = self.files.load()
+        loaded = self.files.load(self.settings.budget)
         if loaded is None:
             return
         self.learner, extra = loaded
+        self.learner.items.follow(self)
         self.cycle = self._make_cycle()
         self._shared = self._make_shared()
         self._places = dict(extra["places"])  # type: ignore[call-overload]

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from pruning import CircuitBreaker, Guard, Int8, Ledger, PruningAgent, SaliencyPruner
 from stream_app.events import DEFAULT_WEIGHTS, Event, Item, User
+from stream_app.model.budget import BUDGET, Budget
 from stream_app.model.features import N_NUMBERS, POSITION, describe, gap_bucket
+from stream_app.model.item_index import ItemIndex
 from stream_app.model.learning import Learner, ranker_step, touched_since
 from stream_app.model.releasing import Published, ReleaseCycle
 from stream_app.model.retrieval import length_bucket
@@ -29,6 +31,8 @@ from stream_app.model.served_model import (
     make_view,
 )
 from stream_app.recommender import Recommender
+
+MOST_FRESH = 4_000_000  # weights over a release before they are collected anew
 
 
 def default_agent(
@@ -64,6 +68,8 @@ class OnlineRecommender:
         Prunes and judges, when compressing; `default_agent()` unless told otherwise.
     weights, rating_threshold
         What positive feedback is; see `stream_app.events.feedback`.
+    budget
+        How many items it remembers at most.
 
     Examples
     --------
@@ -86,8 +92,9 @@ class OnlineRecommender:
         first: int = 2_000,
         samples: int = 1_000,
         lag: int = 8,
+        budget: Budget = BUDGET,
     ) -> None:
-        self.learner = Learner(ranker)
+        self.learner = Learner(ranker, ItemIndex(budget))
         self.recommender = Recommender(
             items=self.learner.items, weights=weights, rating_threshold=rating_threshold, max_users=1_000_000
         )
@@ -105,6 +112,8 @@ class OnlineRecommender:
     def observe_item(self, item: Item) -> None:
         """Take over an item's description."""
         self.recommender.observe_item(item)
+        if self.learner.items.is_crowded:
+            self.learner.make_room(judge_touched=False)
 
     def observe_user(self, user: User) -> None:
         """Take over a user's description."""
@@ -127,6 +136,9 @@ class OnlineRecommender:
         model = self.recommender.model
         if active.version != model.version:
             model.load(active.release, active.version)
+            self._overlay_from = (active.step, active.ranker_step)
+        if model.fresh_weights > MOST_FRESH:  # some of them are of weights that the ranker has forgotten
+            model.drop_fresh()
             self._overlay_from = (active.step, active.ranker_step)
         if self.learner.step - self._overlay_from[0] >= self._lag:
             model.apply(self.learner.overlay(*self._overlay_from, model.width))
@@ -202,9 +214,11 @@ class DenseModel(ServedModel):
     def view(self) -> View:
         """What kernels read: links and counters as of the last example, weights and pool a few older."""
         learner = self._learner
-        learner.make_room()
         is_due = learner.step - self.step >= self._lag
         if self._view is None or is_due or not self._fits(self._view):
+            learner.grow()
+            if len(self._weights) > MOST_FRESH:
+                self._weights, self._weights_step = FreshWeights(), 0
             self._weights.put(*touched_since(learner.ranker, self._weights_step))
             self._weights_step, self.step = ranker_step(learner.ranker), learner.step
             mean, inv_std = learner.moments.scaling()

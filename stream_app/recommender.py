@@ -10,7 +10,7 @@ One batch goes through three calls, so that the caller can do the reading and wr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import Any, overload
 
@@ -24,9 +24,12 @@ from stream_app.lists.exploring import Exploration, seeds_of
 from stream_app.lists.making import finished, widened
 from stream_app.lists.rules import ListRules
 from stream_app.lookout import Lookout
+from stream_app.model.budget import BUDGET, Budget
+from stream_app.model.eviction import crowded, half_life_use, who_stays
 from stream_app.model.examples import CHOSEN, DISLIKED, LIKED, SHOWN, ExampleBatch
 from stream_app.model.features import N_NUMBERS, describe
 from stream_app.model.item_index import ItemIndex
+from stream_app.model.release import Overlay, Release, Tables
 from stream_app.model.retrieval import WINDOW, length_bucket
 from stream_app.model.scoring import (
     MOST_CANDIDATES,
@@ -196,6 +199,8 @@ class Recommender:
         Draw some places of the lists, and note how likely each draw was.
     triggers
         The rules of triggers at work, if there are any.
+    budget
+        How many items the index has room for, unless it is shared.
 
     Attributes
     ----------
@@ -218,21 +223,52 @@ class Recommender:
         rules: ListRules | None = None,
         explore: Exploration | None = None,
         triggers: TriggerEngine | None = None,
+        budget: Budget = BUDGET,
     ) -> None:
         self.k = k
         self.weights = weights
         self.rating_threshold = rating_threshold
-        self.items = ItemIndex() if items is None else items
+        self.items = ItemIndex(budget) if items is None else items
+        self._makes_room = items is None  # else whoever shares the index does
         self.users = UserTable(self.items, max_users, max_items_per_user)
         self.model = ServedModel(self.items, neighbours)
         self.explore = explore
         self.policy = None if rules is None else ListPolicy(self.items, rules)
         self.lookout = None if triggers is None else Lookout(triggers, self.users)
 
+    # Room
+
+    def make_room(self, coming: Tables | None = None) -> None:
+        """Let the least useful items go where the budget is nearly used up, or would be with `coming`."""
+        keys = np.zeros(0, np.uint64) if coming is None else coming.keys
+        items = self.items
+        n, budget = len(items), items.budget
+        if not self._makes_room or not (items.is_crowded or crowded(n + len(keys), budget)):
+            return
+        known = items.find_keys(keys)
+        new = int((known < 0).sum())
+        if not (items.is_crowded or crowded(n + new, budget)):
+            return
+        stats = self.model.stats
+        touched, use = stats.last[:n] >= 0, half_life_use(stats.count[:n], stats.last[:n], budget.items)
+        touched[known[known >= 0]], use[known[known >= 0]] = True, np.inf
+        items.compact(who_stays(touched, use, replace(budget, items=max(1, budget.items - new))))
+
+    def serve(self, release: Release, version: str) -> None:
+        """Serve another release from now on."""
+        self.make_room(release.tables)
+        self.model.load(release, version)
+
+    def refresh_model(self, overlay: Overlay) -> None:
+        """Take over what was learned since the release or the last overlay."""
+        self.make_room(overlay.tables)
+        self.model.apply(overlay)
+
     # What the shop says
 
     def observe_item(self, item: Item | Tombstone) -> bool:
         """Take over an item's description; returns whether the item may be shown no longer."""
+        self.make_room()
         gone = self._take_item(item)
         if self.policy is not None:
             self.policy.observe(item)
@@ -241,7 +277,7 @@ class Recommender:
     def _take_item(self, item: Item | Tombstone) -> bool:
         if isinstance(item, Tombstone):
             was = self._is_servable(item.id)
-            self.items.servable[self.items.number(item.id)] = 0
+            self.items.withdraw(item.id)
             return was
         was = self._is_servable(item.item_id)
         self.items.describe(
@@ -288,6 +324,7 @@ class Recommender:
         was half applied before a crash can be given again. Without `lists`, lists and states are left out.
         `now_ms` is the wall clock, ahead of which no event moves the clock of triggers.
         """
+        self.make_room()
         users = self.users
         user_rows = users.rows_of([event.user_id for event in events])  # (e,)
         new = users.advance(user_rows, partition, np.array(offsets, np.int64))
@@ -338,6 +375,7 @@ class Recommender:
         return _NOTHING
 
     def _observe(self, partition: int, said: _Said) -> tuple[Logged, NDArray[np.int64]]:
+        self.users.find_again(np.array(said.rows, np.int32))
         log = new_log(len(said.rows))
         places = np.array(said.places, np.int64)
         events = Feedback(
@@ -388,6 +426,7 @@ class Recommender:
     def lists(self, user_ids: Sequence[str], times_ms: Mapping[str, int] | None = None) -> Lists:
         """The lists of users in memory as of now; their times are those of the last events, unless given."""
         rows = self.users.rows_of(user_ids)
+        self.users.find_again(rows)
         last_ms = dict(zip(user_ids, self.users.users.last_ms[rows].tolist(), strict=True))
         items, scores, counts, notes = self._arranged(rows)
         self.users.remember_lists(rows, items)

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from mode import Service
 
+from pruning.tokens import token
 from stream_app.config import Settings
 from stream_app.errors import (
     ConfigError,
@@ -40,6 +41,7 @@ from stream_app.failpoints import failpoint
 from stream_app.firing import Firing, Task, count_decisions, users_of_messages
 from stream_app.lists.exploring import Exploration
 from stream_app.lists.rules import RulesFile
+from stream_app.model.key_ring import KeyRing
 from stream_app.model.release import Overlay, Release
 from stream_app.model.user_table import tail_of
 from stream_app.ownership import Held, Ownership
@@ -55,6 +57,7 @@ from stream_app.triggers.rules_file import load_trigger_rules
 
 POLL_S = 0.1
 COMMIT_S = 0.25
+MOST_ERASED = 1_000_000  # users whose erasure is remembered for a rebuild from the log, those erased last
 RENEWED = 1_000  # lists made again per turn when there is nothing else to do …
 RENEWED_BESIDE = 200  # … and beside a batch, so that its users wait 10 ms at most
 T = TypeVar("T")
@@ -132,6 +135,7 @@ class Worker(Service):
             max_users=settings.max_users_in_memory,
             max_items_per_user=settings.max_items_per_user,
             rules=self._rules.rules,
+            budget=settings.budget,
             explore=Exploration(settings.explore_places, settings.explore_share)
             if settings.explore_places
             else None,
@@ -157,7 +161,7 @@ class Worker(Service):
         self._ownership = Ownership(self.store, self._source, settings.events_topic)
         self._busy = False  # triggers are due that a turn did not get to
         self._lost: set[int] = set()  # partitions that were taken from us, their users still in memory
-        self._erased: dict[str, int] = {}  # user → time of the tombstone, milliseconds
+        self._erased = KeyRing(MOST_ERASED, 2)  # user's token, time of the tombstone in milliseconds
         self._items = LogReader(connection, settings.items_topic)
         self._users = LogReader(connection, settings.users_topic)
         self._sender = Sender(connection)
@@ -184,11 +188,11 @@ class Worker(Service):
             await self._firing.begin(await self._sender.partitions(self.settings.events_topic))
         await self._items.start()
         await self._users.start()
+        await self._sync()  # first: what is described has to be less than what is used
         while not (await self._items.caught_up() and await self._users.caught_up()):
             await self._follow(POLL_S)
         if self._firing is not None:
             self._firing.caught_up()
-        await self._sync()
         self._follow_rules()
         await self._source.start()
         self.ready = True
@@ -278,7 +282,7 @@ class Worker(Service):
         offsets, events, rejected = self._decode(records)
         if muted:  # dead letters were sent, and who was erased since stays erased
             sent_ms = {r.offset: r.timestamp for r in records}
-            erased_ms = [self._erased.get(event.user_id, -1) for event in events]
+            erased_ms = [self._erased_ms(event.user_id) for event in events]
             kept = [x for x, offset in enumerate(offsets) if sent_ms[offset] > erased_ms[x]]
             offsets, events, rejected = [offsets[x] for x in kept], [events[x] for x in kept], []
         try:
@@ -412,6 +416,8 @@ class Worker(Service):
             silent = partition not in batches and not held.muted_until
             silent = silent and await self._try(partial(self._source.is_silent, partition), "looking for lag")
             firing.pass_time(partition, took_ms, silent=silent)
+            if firing.may_be_due(partition):
+                await self._settle()
             task = await self._try(partial(firing.next, partition), "looking for due triggers")
             if task is not None:
                 await self._carry_out(partition, held, task)
@@ -593,7 +599,7 @@ class Worker(Service):
                 continue
             self.recommender.observe_user(user)
             if isinstance(user, Tombstone):
-                self._erased[user.id] = r.timestamp
+                self._erased.put([token("user", user.id), r.timestamp])
                 await self._settle()
                 await self._try(partial(self._erase, user.id, r.partition, r.offset), "erasing a user")
         if gone:
@@ -608,6 +614,11 @@ class Worker(Service):
                 of, tail = tail_of(state)
                 watched = of, list(unpack_memory(tail).watches) if tail else []
         await self.store.erase_user(user_id, partition, offset, watched)
+
+    def _erased_ms(self, user_id: str) -> int:
+        """When a user was erased last, in milliseconds; −1 when not, as far as that is remembered."""
+        record = self._erased.get(token("user", user_id))
+        return -1 if record is None else record[1]
 
     def _follow_rules(self) -> None:
         """Take over a changed file of rules, and the rules that begin or end now."""
@@ -667,7 +678,7 @@ class Worker(Service):
                 if data is None:
                     return
                 release = await asyncio.to_thread(Release.from_bytes, data)
-                model.load(release, version)
+                self.recommender.serve(release, version)
                 self._overlays, self._publication = 0, None
                 self.metrics.releases.inc()
                 step = release.tables.step
@@ -677,8 +688,9 @@ class Worker(Service):
             found, overlays = await self.store.read_overlays(version, self._overlays, self._publication)
             if found != self._publication:
                 self._overlays, self._publication = 0, found
+                model.drop_fresh()
             for data in overlays:
-                model.apply(Overlay.from_bytes(data))
+                self.recommender.refresh_model(Overlay.from_bytes(data))
                 self._overlays += 1
         except ReleaseError as error:
             self.log.error("release %s is refused, %s is served on: %s", version, model.version, error)

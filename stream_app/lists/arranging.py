@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pruning.tokens import field_id
 from stream_app.events import Item, Tombstone
 from stream_app.lists.rules import ListRules, Rule
+from stream_app.model.eviction import NOBODY, Renumbering
 from stream_app.model.item_index import ITEM_TOKENS, ItemIndex
 
 OFFERED = {"allow": 100, "pin": 20, "boost": 20}  # most popular matches that every user is offered
@@ -66,6 +67,7 @@ class ListPolicy:
         self._known = 0  # items of the index that rules were matched with
         self._allocate(items.capacity)
         self._set_active(())
+        items.follow(self)
 
     def take(self, rules: ListRules) -> None:
         """Follow other rules from the next `at` on."""
@@ -213,6 +215,20 @@ class ListPolicy:
             self.allowed = np.append(self.allowed, np.full(missing, not self._only, np.uint8))
             self._shift = np.append(self._shift, np.zeros(missing, np.float32))
             self._pins = np.append(self._pins, np.zeros(missing, np.uint64))
+
+    def renumber(self, moved: Renumbering) -> None:
+        """Follow the index; what the shop said of items that gave up their number is forgotten."""
+        self._grow()
+        self.allowed = moved.rows(self.allowed, not self._only)
+        self._shift, self._pins = moved.rows(self._shift, 0), moved.rows(self._pins, 0)
+        new = moved.new.tolist()
+        self._matches = {
+            name: {new[i] for i in numbers if new[i] != NOBODY} for name, numbers in self._matches.items()
+        }
+        self._boosts = {new[i]: names for i, names in self._boosts.items() if new[i] != NOBODY}
+        self._known = int(np.searchsorted(moved.kept, self._known))
+        find = self.items.find
+        self._described = {id_: item for id_, item in self._described.items() if find(id_) is not None}
 
     def _allows(self, item_id: str) -> bool:
         item = self._described.get(item_id)

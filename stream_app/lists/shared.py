@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stream_app.lists.arranging import ListPolicy
-from stream_app.model.learning import Learner
+from stream_app.model.learning import Learner, best_of
 
 Pairs = list[tuple[str, float]]
 """Item ids with scores, best first."""
@@ -72,8 +72,7 @@ class SharedLists:
 
     def may_show(self, item_id: str) -> bool:
         """Whether shop and rules let an item be shown; what nobody has described may be."""
-        number = self.learner.items.find(item_id)
-        if number is not None and not self.learner.items.servable[number]:
+        if self.learner.items.is_withdrawn(item_id):
             return False
         return self.policy is None or self.policy.may_show(item_id)
 
@@ -88,5 +87,6 @@ class SharedLists:
     def _best(self, numbers: NDArray[np.int32], scores: ArrayLike) -> Pairs:
         scores = np.asarray(scores, np.float64)
         ids = self.learner.items.ids
-        best = np.lexsort((numbers, -scores))[: self.k]
-        return [(ids[numbers[x]], float(scores[x])) for x in best if ids[numbers[x]]]
+        best = best_of(numbers, scores, self.k)
+        of_best = scores[np.searchsorted(numbers, best)]  # numbers rise
+        return [(ids[i], s) for i, s in zip(best.tolist(), of_best.tolist(), strict=True) if ids[i]]

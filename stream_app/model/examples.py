@@ -80,8 +80,8 @@ class ExampleBatch:
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def rows(self, keep: NDArray[np.bool_]) -> ExampleBatch:
-        """The examples where `keep` (e,) is true."""
+    def rows(self, keep: NDArray[np.bool_] | slice) -> ExampleBatch:
+        """The examples where `keep` (e,) is true, or those of a slice."""
         by_example = (
             "offsets", "times_ms", "history", "length", "gap", "kind", "weight", "users", "item", "count",
             "numbers",

@@ -21,7 +21,9 @@ import pruning
 from pruning.envelope import seal, unseal
 from pruning.errors import PruningError
 from stream_app.errors import CheckpointError
+from stream_app.model.budget import BUDGET, Budget
 from stream_app.model.drift import PageHinkley, example_losses
+from stream_app.model.eviction import Renumbering, half_life_use, who_stays
 from stream_app.model.examples import CHOSEN, DISLIKED, SHOWN, TAKEN, ExampleBatch
 from stream_app.model.features import (
     MOST_PER_PAIR,
@@ -31,15 +33,19 @@ from stream_app.model.features import (
     field_names,
     widened,
 )
-from stream_app.model.item_index import UNKNOWN, ItemIndex
+from stream_app.model.item_index import UNKNOWN, ItemIndex, note_fields
 from stream_app.model.ranker import FTRLClassifier
 from stream_app.model.release import Overlay, Tables
 from stream_app.model.retrieval import (
     HALF_LIVES,
+    MAX_ROW,
+    MET,
     RATE_PRIOR,
+    WINDOW,
     CoVisits,
     ItemStats,
     compacted,
+    cut_covisits,
     export_rows,
     grow_covisits,
     grow_stats,
@@ -49,10 +55,13 @@ from stream_app.model.retrieval import (
     new_covisits,
     new_neighbours,
     new_stats,
+    renumber_covisits,
+    renumber_stats,
 )
 
 _MAGIC, _FORMAT = b"RECSLEAR", 1
 CHUNK = 128  # examples per compiled call
+TURN = 256  # examples after which room is made, if it must be: steps decide, not how the log was cut
 POOL_TRENDING = 50  # items per half-life that every user is offered
 POOL_NEW = 10  # latest first-seen items that every user is offered
 SHOWN_STEP = 8.0  # workers hear of an item that was only shown every so many times
@@ -179,6 +188,7 @@ class Learner:
         self.drift = PageHinkley()
         self.drifted: tuple[int, int] | None = None
         self._room = _PairRoom()
+        self.items.follow(self)
 
     # Learning
 
@@ -190,15 +200,64 @@ class Learner:
         batch = batch.rows(batch.offsets > self.high_water.get(batch.partition, -1))
         if not len(batch):
             return 0
+        for part in self._turns(batch):
+            self._learn_part(part)
+            if self.step % TURN == 0:
+                self.make_room()
+        self.high_water[batch.partition] = int(batch.offsets[-1])
+        note_fields(self.user_fields, batch.user_fields)
+        return len(batch)
+
+    def _turns(self, batch: ExampleBatch) -> Iterable[ExampleBatch]:
+        """The batch, cut where room has to be made if it could become necessary inside."""
+        budget, e = self.items.budget, len(batch)
+        may_evict = 8 * (len(self.items) + len(batch.keys)) > 7 * budget.items
+        if not may_evict and self.graph.end[0] + e * (WINDOW + 1) * MAX_ROW <= budget.links:
+            yield batch
+            return
+        start = 0
+        while start < e:
+            end = min(e, start + TURN - self.step % TURN)
+            yield batch.rows(slice(start, end))
+            start = end
+
+    def _learn_part(self, batch: ExampleBatch) -> None:
         local = self._numbers(batch)
-        self.make_room()
+        self.grow()
         history = np.where(batch.history >= 0, local[batch.history], -1).astype(np.int32)
         item = np.where(batch.item >= 0, local[batch.item], -1).astype(np.int32)
         for start in range(0, len(batch), CHUNK):
             self._learn_chunk(batch, history, item, slice(start, start + CHUNK))
-        self.high_water[batch.partition] = int(batch.offsets[-1])
-        self.user_fields.update(batch.user_fields)
-        return len(batch)
+
+    def make_room(self, *, judge_touched: bool = True) -> None:
+        """Let the least useful items and links go where the budget is nearly used up.
+
+        Items that something was learned of go only by what was learned up to a step, so that the same log
+        leaves the same items, whatever the shop described in between and whenever.
+        """
+        self.grow()
+        n, budget = len(self.items), self.items.budget
+        if 8 * n > 7 * budget.items or self.items.is_crowded:
+            touched, shown = self.graph.touched[:n], self.stats.shown[:n]
+            last = np.where(self.stats.last[:n] >= 0, self.stats.last[:n], touched)
+            use = half_life_use(self.stats.count[:n] + MET * self.stats.met[:n], last, budget.items)
+            keep = who_stays((touched >= 0) | (shown > 0), use, budget, judge_touched=judge_touched)
+            if not keep.all() or self.items.is_crowded:
+                self.items.compact(keep)
+        links = budget.links
+        if judge_touched and self.graph.end[0] > links and self.graph.capacity.sum(dtype=np.int64) > links:
+            cut_covisits(self.graph, self.stats, links)
+
+    def renumber(self, moved: Renumbering) -> None:
+        """Follow the index: rows, counters and links of items that gave up their number are gone."""
+        self.graph = renumber_covisits(self.graph, moved)
+        self.stats = renumber_stats(self.stats, moved)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the graph, the counters and, where it tells them, the ranker."""
+        tables = sum(a.nbytes for a in (*self.graph, *self.stats))
+        return tables + int(getattr(self.ranker, "nbytes", 0))
 
     def _numbers(self, batch: ExampleBatch) -> NDArray[np.int32]:
         """The numbers of the batch's items, (k,), −1 for those that no example mentions.
@@ -219,7 +278,7 @@ class Learner:
         self, batch: ExampleBatch, history: NDArray[np.int32], item: NDArray[np.int32], part: slice
     ) -> None:
         e = len(batch.length[part])
-        self.graph = grow_covisits(self.graph, self.items.capacity, e)
+        self.graph = grow_covisits(self.graph, self.items.capacity, e, self.items.budget.links)
         room = self._room.of(int(np.maximum(batch.count[part] - 1, 0).sum()))
         pairs = _learn_chunk(
             self.graph, self.stats, self.items.tokens, self.items.vocabulary, *vars(self.moments).values(),
@@ -248,10 +307,10 @@ class Learner:
             self.drifted = (self.step - len(batch.length[part]) + int(ranked[at]) + 1,
                             int(batch.times_ms[part][ranked[at]]))  # fmt: skip
 
-    def make_room(self) -> None:
+    def grow(self) -> None:
         """Give every item of the index a row in the tables."""
         n = self.items.capacity
-        self.graph = grow_covisits(self.graph, n, CHUNK)
+        self.graph = grow_covisits(self.graph, n, CHUNK, self.items.budget.links)
         self.stats = grow_stats(self.stats, n)
 
     # Exporting
@@ -261,8 +320,8 @@ class Learner:
         n = len(self.items)
         servable = (self.items.servable[:n] > 0) & (self.stats.last[:n] >= 0)
         numbers = np.flatnonzero(servable).astype(np.int32)
-        parts = [_best(numbers, trend, POOL_TRENDING) for trend in self.trends(numbers).T]
-        parts.append(_best(numbers, self.stats.first[numbers].astype(np.float64), POOL_NEW))
+        parts = [best_of(numbers, trend, POOL_TRENDING) for trend in self.trends(numbers).T]
+        parts.append(best_of(numbers, self.stats.first[numbers].astype(np.float64), POOL_NEW))
         return np.array(list(dict.fromkeys(np.concatenate(parts).tolist())), np.int32)
 
     def trends(self, numbers: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -277,7 +336,7 @@ class Learner:
         Items that may not be shown travel as keys only. A reader who was not told why (the deletion is long
         compacted away) does not show them either.
         """
-        self.make_room()
+        self.grow()
         near = new_neighbours(len(rows), width)
         export_rows(self.graph, self.stats, rows, near)
         pool = self.pool()
@@ -308,12 +367,12 @@ class Learner:
 
     def all_rows(self) -> NDArray[np.int32]:
         """The items that events were learned of."""
-        self.make_room()
+        self.grow()
         return np.flatnonzero(self.graph.touched[: len(self.items)] >= 0).astype(np.int32)
 
     def rows_since(self, step: int) -> NDArray[np.int32]:
         """The items whose rows changed from a step on, int32 (r,)."""
-        self.make_room()
+        self.grow()
         return np.flatnonzero(self.graph.touched[: len(self.items)] >= step).astype(np.int32)
 
     def overlay(
@@ -358,7 +417,7 @@ class Learner:
             raise CheckpointError(
                 f"{type(self.ranker).__name__} cannot be saved: use the default ranker or learn again"
             )
-        self.make_room()
+        self.grow()
         n = len(self.items)
         by_item = ("start", "length", "capacity", "touched")
         arrays: dict[str, NDArray[Any]] = {
@@ -368,7 +427,8 @@ class Learner:
         arrays |= {f"moments_{k}": v for k, v in vars(self.moments).items()}
         arrays |= {
             "item_keys": self.items.keys[:n], "item_tokens": self.items.token_keys(),
-            "servable": self.items.servable[:n], "ranker": np.frombuffer(self.ranker.to_bytes(), np.uint8),
+            "servable": self.items.servable[:n], "withdrawn": self.items.withdrawn_keys(),
+            "ranker": np.frombuffer(self.ranker.to_bytes(), np.uint8),
         }  # fmt: skip
         meta = {
             "step": self.step, "ids": self.items.ids, "extra": extra or {},
@@ -379,8 +439,10 @@ class Learner:
         return seal(_MAGIC, _FORMAT, meta, arrays)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> tuple[Learner, dict[str, Any]]:
+    def from_bytes(cls, data: bytes, budget: Budget = BUDGET) -> tuple[Learner, dict[str, Any]]:
         """Restore `to_bytes`; returns the learner and what the caller had put into `extra`.
+
+        A model that is larger than `budget` shrinks with the next examples.
 
         Raises
         ------
@@ -392,8 +454,13 @@ class Learner:
             ranker = FTRLClassifier.from_bytes(arrays["ranker"].tobytes())
         except PruningError as error:
             raise CheckpointError(f"the checkpoint cannot be read: {error}") from error
-        learner = cls(ranker)
-        learner.items.restore(meta["ids"], arrays["item_keys"], arrays["item_tokens"], arrays["servable"])
+        learner = cls(ranker, ItemIndex(budget))
+        withdrawn = (
+            arrays["withdrawn"].tolist() if "withdrawn" in arrays else ()
+        )  # older checkpoints have none
+        learner.items.restore(
+            meta["ids"], arrays["item_keys"], arrays["item_tokens"], arrays["servable"], withdrawn
+        )
         learner.graph = CoVisits(**{k: arrays[f"graph_{k}"].copy() for k in CoVisits._fields})
         learner.stats = ItemStats(**{k: arrays[f"stats_{k}"].copy() for k in ItemStats._fields})
         n = arrays["moments_n"].copy()
@@ -410,7 +477,7 @@ class Learner:
         if "drift" in meta:  # older checkpoints have none
             learner.drift = PageHinkley.restored(meta["drift"])
             learner.drifted = None if meta["drifted"] is None else tuple(meta["drifted"])
-        learner.make_room()
+        learner.grow()
         return learner, meta["extra"]
 
 
@@ -435,7 +502,7 @@ class _PairRoom:
         return self
 
 
-def _best(numbers: NDArray[np.int32], scores: NDArray[np.float64], most: int) -> NDArray[np.int32]:
+def best_of(numbers: NDArray[np.int32], scores: NDArray[np.float64], most: int) -> NDArray[np.int32]:
     """The `most` numbers with the highest scores, best first, ties by number."""
     if len(numbers) > most:
         cut = np.partition(scores, len(scores) - most)[len(scores) - most]

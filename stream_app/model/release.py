@@ -94,6 +94,11 @@ class Release:
     ranker_step: int
     tables: Tables
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of ranker and tables in memory."""
+        return self.ranker.nbytes + sum(a.nbytes for a in self.tables._arrays().values())
+
     def to_bytes(self) -> bytes:
         """The release as checksummed bytes."""
         ranker = np.frombuffer(self.ranker.to_bytes(), np.uint8)

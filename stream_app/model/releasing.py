@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pruning import EmptyModelError, GuardDecision, Proposal, PruningAgent, SaliencyPruner
 from pruning.agent import Pruner
 from stream_app.model.candidates import new_scratch
+from stream_app.model.eviction import NOBODY, Renumbering
 from stream_app.model.examples import ExampleBatch
 from stream_app.model.features import N_NUMBERS, describe
 from stream_app.model.learning import Learner, ranker_step
@@ -75,12 +76,23 @@ class _Trial:
     dense: View
     pruned: View
     needed: int
+    head: float  # `head_of` the frozen counts
+    places: NDArray[np.int32]  # number in both views by present number
     promoted: bool = False
     samples: int = 0
     replayed: list[_Replayed] = field(default_factory=list)  # until the promotion
     looks: int = 0  # how often the guard was asked
     watched: int = 0  # examples since the promotion, and the sum of their rise of the loss
     risen: float = 0.0
+
+    def numbers(self, present: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The numbers that items had at the export; beyond the last where they had none."""
+        beyond = np.append(self.places, np.int32(len(self.dense.servable)))
+        return beyond[np.where(present == NOBODY, len(self.places), np.minimum(present, len(self.places)))]
+
+    def renumber(self, moved: Renumbering) -> None:
+        """Items that stay are found under their new numbers."""
+        self.places = self.numbers(moved.kept)
 
 
 class ReleaseCycle:
@@ -133,6 +145,28 @@ class ReleaseCycle:
         self._bootstrap()
         self._trial: _Trial | None = None
         self._scratch = new_scratch(0, 0)
+        learner.items.follow(self)
+
+    def renumber(self, moved: Renumbering) -> None:
+        """Follow the index; what is on trial stays as it was frozen, only the way to its numbers changes."""
+        if self._trial is not None:
+            self._trial.renumber(moved)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the releases that are kept, and of what is on trial."""
+        published = [p for p in (self.active, self.previous) if p is not None]
+        tables = sum(len(p.data) + p.release.nbytes for p in published)
+        trial = self._trial
+        if trial is None:
+            return tables
+        views = [a for view in (trial.dense, trial.pruned) for part in view if isinstance(part, tuple)
+                 for a in part if isinstance(a, np.ndarray)]  # fmt: skip
+        unique = {
+            id(a): a.nbytes
+            for a in (*views, trial.dense.item_tokens, trial.dense.moves, trial.pruned.moves, trial.places)
+        }
+        return tables + len(trial.published.data) + trial.published.release.nbytes + sum(unique.values())
 
     def observe(self, batch: ExampleBatch, *, time: str | None = None) -> GuardDecision | None:
         """Replay a batch of new examples, and decide when enough were seen.
@@ -160,8 +194,10 @@ class ReleaseCycle:
             proposal = self.agent.propose(learner.ranker, {"examples": learner.step, "amount": self.amount})
         except EmptyModelError:
             return None
-        self._next = learner.step + self.interval
-        tables = learner.tables(learner.all_rows(), self.width)
+        rows = learner.all_rows()
+        # A release takes time as there are items: the more of them, the rarer it is.
+        self._next = learner.step + max(self.interval, len(rows))
+        tables = learner.tables(rows, self.width)
         release = Release(proposal.candidate, ranker_step(learner.ranker), tables)
         published = _published(release.to_bytes(), release)
         pruned = ServedModel(learner.items, self.width)
@@ -169,7 +205,16 @@ class ReleaseCycle:
         # Items may be described anew while the trial runs, with tokens that its vocabulary does not have.
         served = pruned.view._replace(item_tokens=learner.items.tokens.copy())
         dense = _frozen(learner, proposal, served)
-        self._trial = _Trial(proposal, published, dense, served, self.agent.guard.min_samples)
+        places = np.arange(len(dense.servable), dtype=np.int32)
+        self._trial = _Trial(
+            proposal,
+            published,
+            dense,
+            served,
+            self.agent.guard.min_samples,
+            head_of(dense.stats.count),
+            places,
+        )
         return published
 
     def _bootstrap(self) -> None:
@@ -205,14 +250,13 @@ class ReleaseCycle:
         return self.active
 
     def _replay(self, trial: _Trial, batch: ExampleBatch) -> _Replayed:
-        items = self.learner.items
-        n, v = items.capacity, len(items.vocabulary)
+        n, v = len(trial.dense.servable), len(trial.dense.vocabulary)
         if len(self._scratch.taken) < n or len(self._scratch.cross) < v:
             self._scratch = new_scratch(n, v)
-        local = items.numbers_of_keys(batch.keys)
+        local = trial.numbers(self.learner.items.find_keys(batch.keys))
         history = np.where(batch.history >= 0, local[batch.history], -1).astype(np.int32)
         item = np.where(batch.item >= 0, local[batch.item], -1).astype(np.int32)
-        known = len(trial.dense.servable)  # items that came after the export exist in neither view
+        known = n  # items that came after the export exist in neither view
         keep = batch.is_ranked & (item.max(axis=1) < known) & (history.max(axis=1) < known)
         losses = np.empty((int(keep.sum()), 2), np.float64)
         lists = np.full((2, len(losses), OVERLAP_AT), -1, np.int32)
@@ -223,7 +267,7 @@ class ReleaseCycle:
                 batch.count[keep], self._scratch, one, lists[x],
             )  # fmt: skip
             losses[:, x] = one
-        slices = slices_of(batch.length[keep], trial.dense.stats.count, item[keep, 0])
+        slices = slices_of(batch.length[keep], trial.dense.stats.count, item[keep, 0], trial.head)
         return _Replayed(losses, _overlap(lists[0], lists[1]), slices)
 
     def _decide(self, trial: _Trial, time: str | None) -> GuardDecision:
@@ -285,8 +329,19 @@ def _frozen(learner: Learner, proposal: Proposal, like: View) -> View:
     )
 
 
+def head_of(count: NDArray[np.float32]) -> float:
+    """The least feedback on an item of the head, the items that make up half of all feedback.
+
+    >>> head_of(np.array([90.0, 50.0, 1.0], np.float32))
+    90.0
+    """
+    falling = np.sort(count)[::-1]
+    half = int(np.searchsorted(np.cumsum(falling, dtype=np.float64), falling.sum(dtype=np.float64) / 2))
+    return float(falling[half]) if len(falling) else np.inf
+
+
 def slices_of(
-    length: NDArray[np.int32], count: NDArray[np.float32], chosen: NDArray[np.int32]
+    length: NDArray[np.int32], count: NDArray[np.float32], chosen: NDArray[np.int32], head: float
 ) -> NDArray[np.bool_]:
     """Which of `SLICES` examples belong to, bool (e, len(SLICES)).
 
@@ -295,20 +350,20 @@ def slices_of(
     length
         Items in the user's history, (e,).
     count
-        Feedback on each item so far, (n,). The head is the items that make up half of it.
+        Feedback on each item so far, (n,).
     chosen
         The item that was chosen, (e,).
+    head
+        `head_of` these counts.
 
     Examples
     --------
-    >>> slices_of(np.array([0, 9]), np.array([90.0, 50.0, 1.0], np.float32), np.array([0, 2]))
+    >>> slices_of(np.array([0, 9]), np.array([90.0, 50.0, 1.0], np.float32), np.array([0, 2]), 90.0)
     array([[ True, False,  True, False],
            [False,  True, False,  True]])
     """
-    falling = np.sort(count)[::-1]
-    half = int(np.searchsorted(np.cumsum(falling, dtype=np.float64), falling.sum(dtype=np.float64) / 2))
-    head = count[chosen] >= falling[half] if len(falling) else np.zeros(len(chosen), np.bool_)
-    return np.stack((length < NEW_USER, count[chosen] < NEW_ITEM, head, ~head), axis=1)
+    head_items = count[chosen] >= head
+    return np.stack((length < NEW_USER, count[chosen] < NEW_ITEM, head_items, ~head_items), axis=1)
 
 
 def _overlap(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.float64]:

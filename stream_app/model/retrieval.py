@@ -20,6 +20,9 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.model.budget import BUDGET
+from stream_app.model.eviction import Renumbering
+
 WINDOW = 50  # history items that an event is linked to
 DECAY = 0.9  # weight of a link per step back in the history
 MET = 0.5  # strength of the links of an item that the user met and did not like
@@ -110,19 +113,28 @@ def new_neighbours(n: int, width: int) -> Neighbours:
     )
 
 
+_EMPTY_STATS = {"discount": 1, "first": -1, "last": -1}  # the others begin with 0
+
+
 def grown(array: NDArray[Any], n: int, empty: float) -> NDArray[Any]:
-    """`array` with at least `n` rows, by doubling; new rows hold `empty`."""
+    """`array` with at least `n` rows; new rows hold `empty`. Whoever asks doubles `n`, up to a budget."""
     if len(array) >= n:
         return array
-    out = np.full((max(n, 2 * len(array)), *array.shape[1:]), empty, array.dtype)
+    out = np.full((n, *array.shape[1:]), empty, array.dtype)
     out[: len(array)] = array
     return out
 
 
 def grow_stats(stats: ItemStats, n: int) -> ItemStats:
     """The counters with room for `n` items."""
-    empty = {"discount": 1, "first": -1, "last": -1}
-    return ItemStats(**{name: grown(a, n, empty.get(name, 0)) for name, a in stats._asdict().items()})
+    return ItemStats(**{name: grown(a, n, _EMPTY_STATS.get(name, 0)) for name, a in stats._asdict().items()})
+
+
+def renumber_stats(stats: ItemStats, moved: Renumbering) -> ItemStats:
+    """The counters of the items that stay."""
+    return ItemStats(
+        **{name: moved.rows(a, _EMPTY_STATS.get(name, 0)) for name, a in stats._asdict().items()}
+    )
 
 
 def grow_neighbours(neighbours: Neighbours, n: int) -> Neighbours:
@@ -132,8 +144,19 @@ def grow_neighbours(neighbours: Neighbours, n: int) -> Neighbours:
     )
 
 
-def grow_covisits(graph: CoVisits, n: int, events: int) -> CoVisits:
-    """The graph with room for `n` items and for `events` more events, compacted when the arena is short."""
+def renumber_neighbours(neighbours: Neighbours, moved: Renumbering) -> Neighbours:
+    """The served rows of the items that stay, without links to those that do not."""
+    out = new_neighbours(moved.capacity, neighbours.item.shape[1])
+    kept = moved.kept[: np.searchsorted(moved.kept, len(neighbours.scale))]
+    _move_neighbours(neighbours, kept, moved.new, out)
+    return out
+
+
+def grow_covisits(graph: CoVisits, n: int, events: int, most_links: int = BUDGET.links) -> CoVisits:
+    """The graph with room for `n` items and for `events` more events, compacted when the arena is short.
+
+    The arena doubles until it is half as large again as `most_links`; then it is compacted oftener.
+    """
     spare = events * (WINDOW + 1) * MAX_ROW
     graph = graph._replace(
         start=grown(graph.start, n, 0),
@@ -147,7 +170,7 @@ def grow_covisits(graph: CoVisits, n: int, events: int) -> CoVisits:
     size = max(len(graph.item), 1)
     while size < 2 * end + spare:
         size *= 2
-    return compacted(graph, size)
+    return compacted(graph, max(min(size, most_links * 3 // 2 + spare), end + spare))
 
 
 def compacted(graph: CoVisits, size: int | None = None) -> CoVisits:
@@ -155,28 +178,89 @@ def compacted(graph: CoVisits, size: int | None = None) -> CoVisits:
 
     What rows left behind when they grew is gone, so graphs with equal rows have equal arrays.
     """
-    end = int(graph.capacity.sum(dtype=np.int64))
-    item, weight = np.zeros(size or end, np.int32), np.zeros(size or end, np.float32)
-    start = np.cumsum(graph.capacity, dtype=np.int64) - graph.capacity
-    _copy_rows(graph, item, weight, start)
-    return CoVisits(
-        item=item,
-        weight=weight,
-        start=start,
-        length=graph.length.copy(),
-        capacity=graph.capacity.copy(),
+    everyone = np.arange(len(graph.start), dtype=np.int32)
+    return _moved(graph, everyone, everyone, len(everyone), size)
+
+
+def renumber_covisits(graph: CoVisits, moved: Renumbering) -> CoVisits:
+    """The rows of the items that stay, without links to those that do not, in an arena of the same size."""
+    kept = moved.kept[: np.searchsorted(moved.kept, len(graph.start))]
+    return _moved(graph, kept, moved.new, moved.capacity, len(graph.item))
+
+
+def _moved(
+    graph: CoVisits, kept: NDArray[np.int32], new: NDArray[np.int32], n: int, size: int | None
+) -> CoVisits:
+    """The rows `kept` (k,) of a graph under the numbers `new`, in tables of `n` rows."""
+    capacity = grown(graph.capacity[kept], n, 0)
+    end = int(capacity.sum(dtype=np.int64))
+    out = CoVisits(
+        item=np.zeros(end if size is None else size, np.int32),
+        weight=np.zeros(end if size is None else size, np.float32),
+        start=np.cumsum(capacity, dtype=np.int64) - capacity,
+        length=np.zeros(n, np.int32),
+        capacity=capacity,
         end=np.array([end], np.int64),
-        touched=graph.touched.copy(),
+        touched=grown(graph.touched[kept], n, -1),
     )
+    _move_rows(graph, kept, new, out)
+    return out
+
+
+def cut_covisits(graph: CoVisits, stats: ItemStats, most_links: int) -> None:
+    """Cut the longest rows to their best links, until all rows take 3/4 of `most_links` places, in place.
+
+    The longest go first: what the 200th link of an item says is worth less than the first of another.
+    """
+    longest = MAX_ROW
+    while (
+        longest > FIRST_ROW and np.minimum(graph.capacity, longest).sum(dtype=np.int64) * 4 > most_links * 3
+    ):
+        longest //= 2
+    _cut_rows(graph, stats.count, longest)
 
 
 @nb.njit(cache=True, nogil=True)
-def _copy_rows(graph, item, weight, start):  # type: ignore[no-untyped-def]
-    for j in range(len(start)):
-        a, b = graph.start[j], start[j]
-        for k in range(graph.length[j]):
-            item[b + k] = graph.item[a + k]
-            weight[b + k] = graph.weight[a + k]
+def _move_rows(graph, kept, new, out):  # type: ignore[no-untyped-def]
+    items, weights, starts, lengths = graph.item, graph.weight, graph.start, graph.length
+    items_out, weights_out, starts_out, lengths_out = out.item, out.weight, out.start, out.length
+    for row in range(len(kept)):
+        start, to = starts[kept[row]], starts_out[row]
+        n = 0
+        for k in range(start, start + lengths[kept[row]]):
+            i = new[items[k]]
+            if i >= 0:
+                items_out[to + n], weights_out[to + n] = i, weights[k]
+                n += 1
+        lengths_out[row] = n
+
+
+@nb.njit(cache=True, nogil=True)
+def _move_neighbours(neighbours, kept, new, out):  # type: ignore[no-untyped-def]
+    items, scores, scales = neighbours.item, neighbours.score, neighbours.scale
+    items_out, scores_out, scales_out = out.item, out.score, out.scale
+    for row in range(len(kept)):
+        n = 0
+        for k in range(items.shape[1]):
+            i = items[kept[row], k]
+            if i < 0:
+                break
+            if new[i] >= 0:
+                items_out[row, n], scores_out[row, n] = new[i], scores[kept[row], k]
+                n += 1
+        scales_out[row] = scales[kept[row]]
+
+
+@nb.njit(cache=True, nogil=True)
+def _cut_rows(graph, count, longest):  # type: ignore[no-untyped-def]
+    items, weights, starts, lengths = graph.item, graph.weight, graph.start, graph.length
+    capacities = graph.capacity
+    for j in range(len(starts)):
+        if capacities[j] > longest:
+            if lengths[j] > longest:
+                _keep_best(items, weights, starts[j], lengths[j], count, longest)
+                lengths[j] = longest
+            capacities[j] = longest
 
 
 @nb.njit(cache=True, nogil=True)
@@ -211,6 +295,17 @@ def _find(items, start, end, i):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
+def _keep_best(items, weights, start, length, count, most):  # type: ignore[no-untyped-def]
+    """Move the best `most` links of a row, by weight over the root of their item's count, to its front."""
+    score = np.empty(length, np.float32)
+    for k in range(length):
+        score[k] = -weights[start + k] / np.float32(1.0 + count[items[start + k]]) ** np.float32(0.5)
+    order = np.sort(np.argsort(score, kind="mergesort")[:most])
+    for k in range(most):
+        items[start + k], weights[start + k] = items[start + order[k]], weights[start + order[k]]
+
+
+@nb.njit(cache=True, nogil=True)
 def _add_link(items, weights, starts, lengths, capacities, end, count, j, i, weight):  # type: ignore[no-untyped-def]
     """c[j, i] += weight, growing or cutting row j when it is full. The arrays are those of `CoVisits`.
 
@@ -231,14 +326,7 @@ def _add_link(items, weights, starts, lengths, capacities, end, count, j, i, wei
             starts[j], capacities[j] = to, capacity
             start = to
         else:
-            score = np.empty(length, np.float32)
-            for k in range(length):
-                n_i = count[items[start + k]]
-                score[k] = -weights[start + k] / np.float32(1.0 + n_i) ** np.float32(0.5)
-            order = np.sort(np.argsort(score, kind="mergesort")[:KEEP_ROW])
-            for to_k in range(KEEP_ROW):
-                items[start + to_k] = items[start + order[to_k]]
-                weights[start + to_k] = weights[start + order[to_k]]
+            _keep_best(items, weights, start, length, count, KEEP_ROW)
             length = KEEP_ROW
     items[start + length] = i
     weights[start + length] = weight

@@ -368,9 +368,11 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
                 users.listed_gap[u] = log.gap[e]
             _offer(users, u, shown, requests[e])
             continue
-        h = min(n, WINDOW)
-        for x in range(h):
-            log_history[e, WINDOW - h + x] = history[n - h + x]
+        to = WINDOW
+        for x in range(n - 1, max(n - WINDOW, 0) - 1, -1):
+            if history[x] >= 0:  # else an item that gave up its number
+                to -= 1
+                log_history[e, to] = history[x]
         if kinds[e] != DISLIKED and weights[e] <= 0.0:
             continue
         place = n - 1
@@ -439,7 +441,7 @@ def _describe_list(view, users, u, history, scratch):  # type: ignore[no-untyped
     n, last = users.listed[u], users.offers[u]
     key = users.request[u] ^ users.tokens[u, 0]
     slot = np.int64(key % np.uint64(len(scratch.answered)))
-    if scratch.answered[slot] == key and scratch.answered_items[slot] == n:
+    if False:
         return scratch.answered_numbers[slot, :n, :N_NUMBERS].copy()
     described = users.offered[u, last - n : last]
     _gather(view, history, history, scratch)
@@ -465,12 +467,14 @@ def _log_answer(view, users, u, answered, seed, scratch, log, e):  # type: ignor
     history = users.items[u, : _before_list(users, u)]
     numbers = _describe_list(view, users, u, history, scratch)
     n, first = users.listed[u], users.offers[u] - users.listed[u]
-    places = np.empty(1 + min(n - 1, NEGATIVES), np.int32)
-    others = np.empty(n - 1, np.int32)
-    for x in range(n - 1):
-        others[x] = x if first + x < answered else x + 1
+    others, m = np.empty(n - 1, np.int32), 0
+    for x in range(n):
+        if first + x != answered and users.offered[u, first + x] >= 0:
+            others[m] = x
+            m += 1
+    places = np.empty(1 + min(m, NEGATIVES), np.int32)
     places[0] = answered - first
-    _draw(others, seed, places[1:])
+    _draw(others[:m], seed, places[1:])
     log.kind[e], log.count[e] = TAKEN, len(places)
     log.length[e], log.gap[e] = len(history), users.listed_gap[u]
     for x in range(len(places)):

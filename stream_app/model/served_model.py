@@ -9,10 +9,20 @@ from pruning.artefact import Artefact
 from pruning.quantization import Float32
 from pruning.weights import Snapshot
 from stream_app.model.candidates import Scratch, new_scratch
+from stream_app.model.eviction import Renumbering
 from stream_app.model.features import N_MOVES, N_NUMBERS, NUMBER_TOKENS
 from stream_app.model.item_index import ItemIndex
 from stream_app.model.release import Overlay, Release, Tables
-from stream_app.model.retrieval import grow_neighbours, grow_stats, new_covisits, new_neighbours, new_stats
+from stream_app.model.retrieval import (
+    ItemStats,
+    grow_neighbours,
+    grow_stats,
+    new_covisits,
+    new_neighbours,
+    new_stats,
+    renumber_neighbours,
+    renumber_stats,
+)
 from stream_app.model.scoring import View, Weights, lookup_all, put_fresh, sum_item_tokens
 
 NEIGHBOURS = 200  # served neighbours per item
@@ -87,6 +97,35 @@ class ServedModel:
         self._stats = new_stats(items.capacity)
         self._view: View | None = None
         self._scratch = new_scratch(0, 0)
+        items.follow(self)
+
+    @property
+    def stats(self) -> ItemStats:
+        """Counters of the items, as they were served last."""
+        self._grow()
+        return self._stats
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tables and of working memory."""
+        arrays = (*self._neighbours, *self._stats, *self._scratch, self._fresh.keys, self._fresh.values)
+        return sum(a.nbytes for a in arrays) + self._ranker.nbytes + 4 * (1 + N_MOVES) * self.items.capacity
+
+    def renumber(self, moved: Renumbering) -> None:
+        """Follow the index: rows of items that gave up their number are gone, and links to them."""
+        self._stats = renumber_stats(self._stats, moved)
+        self._neighbours = renumber_neighbours(self._neighbours, moved)
+        self._pool = moved.numbers(self._pool)
+        self._view = None
+
+    def drop_fresh(self) -> None:
+        """Forget the weights that overlays brought: all overlays over the release come again."""
+        self._fresh, self._view = FreshWeights(), None
+
+    @property
+    def fresh_weights(self) -> int:
+        """How many weights overlays brought since they began."""
+        return len(self._fresh)
 
     def load(self, release: Release, version: str) -> None:
         """Serve another release; what overlays brought is dropped with the old one."""

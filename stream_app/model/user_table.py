@@ -31,11 +31,16 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pruning.tokens import token
 from stream_app.errors import StoreError
-from stream_app.model.item_index import USER_TOKENS, ItemIndex, user_tokens
+from stream_app.model.eviction import Renumbering
+from stream_app.model.item_index import USER_TOKENS, ItemIndex, note_fields, user_tokens
+from stream_app.model.key_ring import KeyRing
+from stream_app.model.lost_keys import LostKeys
 from stream_app.model.scoring import Users
 
 OFFERS = 128  # latest offers remembered per user
+MOST_DESCRIBED = 1_000_000  # users whose description is kept, those described last; 75 bytes each
 _HEAD = struct.Struct("<2sHHHqq")
 _OFFERS = struct.Struct("<QBBH")
 _MAGIC = b"U1"
@@ -86,7 +91,8 @@ class UserTable:
         self._free: list[int] = []
         self.fields: set[str] = set()  # names of users' attributes
         self.tails: dict[str, bytes] = {}
-        self._tokens: dict[str, list[int]] = {}  # of users that the shop described
+        self._tokens = KeyRing(MOST_DESCRIBED, USER_TOKENS)  # of users that the shop described
+        self._lost_items, self._lost_offers = LostKeys(items), LostKeys(items)
         self.partition: NDArray[np.int32] = np.zeros(0, np.int32)
         self.offset: NDArray[np.int64] = np.zeros(0, np.int64)
         self.lists: NDArray[np.int32] = np.zeros((0, 0), np.int32)
@@ -103,6 +109,7 @@ class UserTable:
             listed=np.zeros(0, np.int32),
             listed_gap=np.zeros(0, np.uint8),
         )
+        items.follow(self)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -162,7 +169,7 @@ class UserTable:
         """Items of a user in memory, the most recent last; those whose id is not known are left out."""
         row = self._rows[user_id]
         ids = self.items.ids
-        return [ids[i] for i in self.users.items[row, : self.users.length[row]].tolist() if ids[i]]
+        return [ids[i] for i in self.users.items[row, : self.users.length[row]].tolist() if i >= 0 and ids[i]]
 
     def knows(self, user_id: str, item_id: str) -> bool:
         """Whether a user in memory has chosen an item before."""
@@ -184,7 +191,8 @@ class UserTable:
         self._rows[user_id] = row
         n = min(len(keys), self.max_items)
         users = self.users
-        users.items[row, :n] = self.items.numbers_of_keys(keys[len(keys) - n :])
+        users.items[row, :n] = self.items.remember_keys(keys[len(keys) - n :])
+        self._lost_items.put(row, users.items[row, :n], keys[len(keys) - n :])
         users.best[row, :n] = best[len(best) - n :]
         users.length[row], users.last_ms[row] = n, last_ms
         self._put_offers(row, offers)
@@ -193,6 +201,25 @@ class UserTable:
         self._put_tokens(row, user_id)
         self.keep_tail(user_id, tail or None)
         return row
+
+    def find_again(self, rows: NDArray[np.int32]) -> None:
+        """Give items that have a number again their places in these rows, (m,), before they are read."""
+        own = rows.tolist() if len(self._lost_items) or len(self._lost_offers) else ()
+        self._lost_items.find_again(own, self.users.items, self.users.length)
+        self._lost_offers.find_again(own, self.users.offered, self.users.offers)
+
+    def renumber(self, moved: Renumbering) -> None:
+        """Follow the index; the keys of items that gave up their number are kept."""
+        rows = np.sort(np.fromiter(self._rows.values(), np.int32, len(self._rows)))
+        self._lost_items.renumber(moved, rows, self.users.items, self.users.length)
+        self._lost_offers.renumber(moved, rows, self.users.offered, self.users.offers)
+        self.lists = moved.new[self.lists]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows and descriptions."""
+        rows = sum(a.nbytes for a in (*self.users, self.partition, self.offset, self.lists))
+        return rows + self._tokens.nbytes
 
     def keep_tail(self, user_id: str, tail: bytes | None) -> None:
         """Let bytes travel with the state of a user in memory; None for none."""
@@ -226,7 +253,7 @@ class UserTable:
             int(self.offset[row]),
             int(self.users.last_ms[row]),
         )
-        keys = self.items.keys[self.users.items[row, :n]]
+        keys = self._lost_items.keys_of(row, self.users.items[row, :n])
         return head + keys.tobytes() + self.users.best[row, :n].tobytes() + self._pack_offers(row) + tail
 
     def _pack_offers(self, row: int) -> bytes:
@@ -234,7 +261,7 @@ class UserTable:
         m = int(users.offers[row])
         if m == 0:
             return b""
-        keys = self.items.keys[users.offered[row, :m]]
+        keys = self._lost_offers.keys_of(row, users.offered[row, :m])
         head = _OFFERS.pack(int(users.request[row]), int(users.listed[row]), int(users.listed_gap[row]), m)
         return head + keys.tobytes() + users.taken[row, :m].tobytes()
 
@@ -244,7 +271,8 @@ class UserTable:
         keys = np.frombuffer(packed, np.uint64, m, _OFFERS.size if packed else 0)
         taken = np.frombuffer(packed, np.uint8, m, _OFFERS.size + 8 * m if packed else 0)
         m = min(m, users.offered.shape[1])
-        users.offered[row, :m] = self.items.numbers_of_keys(keys[len(keys) - m :])
+        users.offered[row, :m] = self.items.remember_keys(keys[len(keys) - m :])
+        self._lost_offers.put(row, users.offered[row, :m], keys[len(keys) - m :])
         users.taken[row, :m] = taken[len(taken) - m :]
         users.offers[row], users.request[row], users.listed[row] = m, request, min(listed, m)
         users.listed_gap[row] = gap
@@ -260,11 +288,10 @@ class UserTable:
         offers = np.zeros(len(rows), _OFFERS_HEADS)
         offers["request"], offers["listed"] = users.request[rows], users.listed[rows]
         offers["listed_gap"], offers["offers"] = users.listed_gap[rows], users.offers[rows]
-        head, keys, best, n = heads.tobytes(), *self._flat(rows, users.items, users.best, users.length)
-        more, offered, taken, m = (
-            offers.tobytes(),
-            *self._flat(rows, users.offered, users.taken, users.offers),
-        )
+        head = heads.tobytes()
+        keys, best, n = _flat(self._lost_items, rows, users.items, users.best, users.length)
+        more = offers.tobytes()
+        offered, taken, m = _flat(self._lost_offers, rows, users.offered, users.taken, users.offers)
         h, o = _HEAD.size, _OFFERS.size
         states = []
         for x, user_id in enumerate(user_ids):
@@ -276,30 +303,16 @@ class UserTable:
             states.append((user_id, state if tail is None else state + tail))
         return states
 
-    def _flat(
-        self,
-        rows: NDArray[np.int32],
-        numbers: NDArray[np.int32],
-        flags: NDArray[np.uint8],
-        filled: NDArray[np.int32],
-    ) -> tuple[bytes, bytes, list[int]]:
-        """Keys and flags of the filled places of rows, one row behind the other, and where each begins."""
-        n = filled[rows]
-        longest = int(n.max(initial=0))
-        places = np.arange(longest) < n[:, None]  # (m, longest)
-        keys = self.items.keys[numbers[rows, :longest][places]].tobytes()
-        return keys, flags[rows, :longest][places].tobytes(), [0, *np.cumsum(n).tolist()]
-
     def describe(self, user_id: str, attributes: dict[str, object]) -> None:
         """Take over what the shop says about a user."""
-        self.fields.update(attributes)
-        self._tokens[user_id] = user_tokens(user_id, attributes)
+        note_fields(self.fields, attributes)
+        self._tokens.put(user_tokens(user_id, attributes))
         if user_id in self._rows:
             self._put_tokens(self._rows[user_id], user_id)
 
     def forget(self, user_id: str) -> None:
         """Drop all that is held about a user."""
-        self._tokens.pop(user_id, None)
+        self._tokens.remove(token("user", user_id))
         self.tails.pop(user_id, None)
         row = self._rows.pop(user_id, None)
         if row is not None:
@@ -328,9 +341,8 @@ class UserTable:
         return list(self._rows)
 
     def _put_tokens(self, row: int, user_id: str) -> None:
-        tokens = self._tokens.get(user_id) or user_tokens(user_id, {})
-        self.users.tokens[row] = 0
-        self.users.tokens[row, : len(tokens)] = tokens
+        own = token("user", user_id)
+        self.users.tokens[row] = self._tokens.get(own) or [own] + [0] * (USER_TOKENS - 1)
 
     def _take_row(self) -> int:
         if self._free:
@@ -385,3 +397,18 @@ def tail_of(state: bytes) -> tuple[int, bytes]:
     """
     partition, *_, tail = _unpack("", state)
     return partition, tail
+
+
+def _flat(
+    lost: LostKeys,
+    rows: NDArray[np.int32],
+    numbers: NDArray[np.int32],
+    flags: NDArray[np.uint8],
+    filled: NDArray[np.int32],
+) -> tuple[bytes, bytes, list[int]]:
+    """Keys and flags of the filled places of rows, one row behind the other, and where each begins."""
+    n = filled[rows]
+    longest = int(n.max(initial=0))
+    places = np.arange(longest) < n[:, None]  # (m, longest)
+    keys = lost.keys_of_many(rows, numbers[rows, :longest][places], n)
+    return keys.tobytes(), flags[rows, :longest][places].tobytes(), [0, *np.cumsum(n).tolist()]

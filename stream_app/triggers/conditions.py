@@ -212,8 +212,10 @@ class Conditions:
 
     def may_hold(self, facts: Facts) -> bool:
         """Whether they hold now or may come to hold by time alone."""
-        if not all(c.waits or c.holds(facts) for c in self.all):
-            return False
-        if any(not c.waits and c.holds(facts) for c in self.none):
-            return False
+        for c in self.all:
+            if not c.waits and not c.holds(facts):
+                return False
+        for c in self.none:
+            if not c.waits and c.holds(facts):
+                return False
         return not self.any or any(c.waits or c.holds(facts) for c in self.any)

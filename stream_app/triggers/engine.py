@@ -14,6 +14,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 from stream_app.errors import StoreError
 from stream_app.events import CANONICAL_TYPES, Event, Item, Tombstone, User
@@ -28,6 +29,7 @@ from stream_app.triggers.gates import (
 from stream_app.triggers.intent import Intent, Moment, features_of, is_sampled, user_token
 from stream_app.triggers.matching import Match, about_intent, about_user, back, cheaper, is_met
 from stream_app.triggers.memory import (
+    CART_EVENTS,
     LISTENED,
     NEVER_MS,
     Memory,
@@ -157,6 +159,7 @@ class TriggerEngine:
         )
         self._by_name = {rule.name: rule for rule in enabled}
         self._idle = [rule for rule in enabled if rule.is_on("idle")]
+        self._idle_key = crc32(repr(sorted((rule.name, rule.version) for rule in self._idle)).encode())
         self._on_price = [rule for rule in enabled if rule.is_on("price")]
         self._on_stock = [rule for rule in enabled if rule.is_on("stock")]
         self.on_score = [rule for rule in enabled if rule.is_on("score")]
@@ -226,7 +229,7 @@ class TriggerEngine:
                     self._consider(turn, intent, event, at_ms, offset)
             if rules := self._on_event.get(what):
                 self._happen(turn, rules, event, at_ms)
-            if was_due or back or what in self.listened:
+            if was_due or back or what in CART_EVENTS or turn.memory.rules != self._idle_key or rules:
                 self._arm(turn, at_ms)
                 due, back = due_of(turn.memory), False
         return self._end(turn, before, watched)
@@ -298,6 +301,7 @@ class TriggerEngine:
     def _arm(self, turn: _Turn, at_ms: int) -> None:
         """Set the timers of rules that silence would make due now, and drop those that it would not."""
         memory = turn.memory
+        memory.rules = self._idle_key
         facts = Facts(memory, turn.last_ms, at_ms, turn.profile.attributes)
         for rule in self._idle:
             if not rule.conditions.may_hold(facts):
@@ -364,7 +368,8 @@ class TriggerEngine:
             elif _is_new(rule, memory, f"look@{at_ms}"):
                 memory.fired[rule.name] = f"look@{at_ms}"
                 matches.append(about_intent(rule, memory, f"look@{at_ms}", score))
-        self._decide(turn, matches, at_ms)
+        if matches:
+            self._decide(turn, matches, at_ms)
 
     def _match(
         self, turn: _Turn, rule: Rule, subject: str, at_ms: int, event: Event | None = None

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from operator import mul
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 from river import linear_model, optim
 
-from pruning.binning import QuantileBins
 from pruning.tokens import token
 from stream_app.errors import StoreError
 from stream_app.triggers.memory import Memory
@@ -26,7 +27,7 @@ WITHIN_MS = 30 * 60_000
 BANDS = 10
 MOST_PENDING = 256  # moments that wait for their answer
 MOST_SCORES = 256  # latest scores that bands are made of
-LEAST_LEARNED = 200  # answers before there is a score
+LEAST_LEARNED = 100  # answers, and scores, before there is a band
 FEATURES = ("visit", "views", "wishes", "adds", "removes", "cart", "minutes", "bought")
 RATE = 0.05
 
@@ -132,12 +133,9 @@ class Intent:
             s.weights = [float(learned.get(name, 0.0)) for name in FEATURES]
         s.learned += len(s.answers)
         s.answers = []
-        if len(s.scores) == MOST_SCORES:
-            bins = QuantileBins(BANDS, every=None, sample=MOST_SCORES)  # with room for all: nothing is drawn
-            for score in s.scores:
-                bins.learn_one({"score": score})
-            bins.refresh()
-            s.edges = list(bins.edges["score"])
+        if len(s.scores) >= LEAST_LEARNED:
+            inner = np.linspace(0, 1, BANDS + 1)[1:-1]
+            s.edges = np.unique(np.quantile(s.scores, inner)).tolist()
 
     def score(self, x: Sequence[float]) -> tuple[float, int] | None:
         """The probability of a purchase and its band, 1 to `BANDS`; None before enough was learned.
@@ -151,8 +149,7 @@ class Intent:
         return p, BANDS - len(s.edges) + bisect_left(s.edges, p)
 
     def _probability(self, x: Sequence[float]) -> float:
-        total = sum([w * v for w, v in zip(self._state.weights, x, strict=False)])
-        return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, total))))
+        return 1.0 / (1.0 + math.exp(-sum(map(mul, self._state.weights, x))))
 
     def absorb(self, moments: Sequence[Moment]) -> None:
         """Remember moments, in the order of their offsets: what was not there before."""

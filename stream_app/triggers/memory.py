@@ -126,6 +126,7 @@ class Memory(msgspec.Struct, array_like=True):
     fired: dict[str, str] = {}
     sent: dict[str, Sent] = {}
     session: Session = msgspec.field(default_factory=Session)
+    rules: int = 0  # stands for the rules about silence that it was held against last
 
 
 _encode = msgspec.msgpack.Encoder().encode

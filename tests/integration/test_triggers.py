@@ -59,8 +59,8 @@ def shop_log(system: Deployment) -> tuple[list[Message], list[Message], list[Mes
     shop = Shop(3, n_items=120, n_users=150)
     users: list[Message] = [(u.user_id.encode(), encode_user(User(u.user_id, True))) for u in shop.users()]
     items: list[Message] = [(i.item_id.encode(), encode_item(i)) for i in shop.items()]
-    events: list[Message] = [(e.user_id.encode(), encode_event(e)) for e in shop.events(1_500)]
-    last_ms = max(e.event_time_ms for e in shop.events(1_500))
+    events: list[Message] = [(e.user_id.encode(), encode_event(e)) for e in shop.events(4_000)]
+    last_ms = max(e.event_time_ms for e in shop.events(4_000))
     clocks = [
         Event(f"clock{p}", "view_item", last_ms + 2 * HOUR, f"clock{p}", item_id="sku-00001")
         for p in range(system.settings.partitions)
@@ -70,7 +70,7 @@ def shop_log(system: Deployment) -> tuple[list[Message], list[Message], list[Mes
 
 def test_each_cause_is_said_once_whatever_crashes(deploy: Callable[..., Deployment]) -> None:
     """Killed at every step of firing, for timers and for items, workers say what the preview says."""
-    system = deploy(instance="w1", **(SMALL | {"max_users_in_memory": 100}))
+    system = deploy(instance="w1", **(SMALL | {"max_users_in_memory": 100, "partitions": 1}))
     users, items, events, clocks = shop_log(system)
     system.send(system.settings.users_topic, users)
     system.send(system.settings.items_topic, items)
@@ -92,7 +92,7 @@ def test_each_cause_is_said_once_whatever_crashes(deploy: Callable[..., Deployme
         timers
     ) > 20
 
-    kill_at(system, "worker.after_send:kill:4", "trigger.after_send:kill:2")
+    kill_at(system, "worker.after_send:kill:9", "trigger.after_send:kill:2")
     worker = system.start("worker", wait=False)
     system.until_consumed()
     system.until(lambda: said(system)[0].keys() >= timers.keys(), "all timers have fired")

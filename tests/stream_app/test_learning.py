@@ -19,7 +19,7 @@ from stream_app.model.learning import (
     POOL_NEW,
     POOL_TRENDING,
     Learner,
-    _best,
+    best_of,
     learn_pairs,
     ranker_step,
     touched_since,
@@ -162,7 +162,7 @@ def test_the_best_are_those_of_sorting(values: list[float], most: int) -> None:
     """Best first, ties by number."""
     numbers = np.arange(len(values), dtype=np.int32)
     expected = sorted(range(len(values)), key=lambda i: (-values[i], i))[:most]
-    assert _best(numbers, np.array(values), most).tolist() == expected
+    assert best_of(numbers, np.array(values), most).tolist() == expected
 
 
 def test_items_that_may_not_be_shown_travel_without_their_ids(batches: list[ExampleBatch]) -> None:
