@@ -297,7 +297,7 @@ class Firing:
         listed = zip(lists.items[place], lists.scores[place], strict=True)
         most = self._lookout.engine.rules.recommendations
         picks = [(item_id, score) for item_id, score in listed if item_id not in about][:most]
-        reasons = self._recommender.reasons(decision.user_id, [item_id for item_id, _ in picks])
+        reasons = self._recommender.reasons(decision.user_id, picks)
         return [Recommendation(i, s, why) for (i, s), why in zip(picks, reasons, strict=True)]
 
 
