@@ -77,7 +77,7 @@ class OnlineRecommender:
     >>> for t in range(40):
     ...     online.observe(Event(str(t), "view_item", t * 1000, f"u{t % 7}", item_id=f"i{t % 5}"))
     >>> online.recommend("u9", 40_000, 3)
-    ['i2', 'i3', 'i4']
+    ['i0', 'i1', 'i2']
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class OnlineRecommender:
         if model.fresh_weights > MOST_FRESH:  # some of them are of weights that the ranker has forgotten
             model.drop_fresh()
             self._overlay_from = (active.step, active.ranker_step)
-        if self.learner.step - self._overlay_from[0] >= self._lag:
+        if self.learner.step - self._overlay_from[0] >= patience(self.learner.step, self._lag):
             model.apply(self.learner.overlay(*self._overlay_from, model.width))
             self._overlay_from = (self.learner.step, ranker_step(self.learner.ranker))
 
@@ -191,6 +191,15 @@ class OnlineRecommender:
         return int(gap_bucket(event_time_ms, int(self.recommender.users.users.last_ms[row])))
 
 
+def patience(step: int, lag: int) -> int:
+    """How many examples may be learned before what is served takes them over: `lag`, fewer at the beginning.
+
+    >>> [patience(step, 8) for step in (0, 99, 100, 350, 10_000)]
+    [1, 1, 2, 4, 8]
+    """
+    return min(lag, 1 + step // 100)
+
+
 class DenseModel(ServedModel):
     """The learner's own tables as a served model: nothing pruned, nothing quantized, nothing copied.
 
@@ -208,13 +217,14 @@ class DenseModel(ServedModel):
         self._lag = lag
         self._weights = FreshWeights()
         self._weights_step = 0
+        self._moves_step = -1
         self._none = empty_artefact()
 
     @property
     def view(self) -> View:
         """What kernels read: links and counters as of the last example, weights and pool a few older."""
         learner = self._learner
-        is_due = learner.step - self.step >= self._lag
+        is_due = learner.step - self.step >= patience(learner.step, self._lag)
         if self._view is None or is_due or not self._fits(self._view):
             learner.grow()
             if len(self._weights) > MOST_FRESH:
@@ -237,4 +247,7 @@ class DenseModel(ServedModel):
                     moves=NO_MOVES,
                 )
             )
+        if self._moves_step != learner.step:  # what was kept of how items move is of another step
+            self._view.moves[:, 0] = 0.0
+            self._moves_step = learner.step
         return self._view._replace(graph=learner.graph, stats=learner.stats, step=learner.step)

@@ -135,6 +135,7 @@ class _Recorder:
         indptr: NDArray[np.int64],
         y: NDArray[np.float32],
         weight: NDArray[np.float32] | None = None,
+        lists: NDArray[np.int32] | None = None,
     ) -> None:
         """Keep a copy of the pairs."""
         self.parts.append((keys.copy(), values.copy(), np.diff(indptr), y.copy()))

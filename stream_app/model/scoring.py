@@ -449,7 +449,7 @@ def _describe_list(view, users, u, history, scratch):  # type: ignore[no-untyped
     n, last = users.listed[u], users.offers[u]
     key = users.request[u] ^ users.tokens[u, 0]
     slot = np.int64(key % np.uint64(len(scratch.answered)))
-    if False:
+    if scratch.answered[slot] == key and scratch.answered_items[slot] == n:
         return scratch.answered_numbers[slot, :n, :N_NUMBERS].copy()
     described = users.offered[u, last - n : last]
     _gather(view, history, history, scratch)

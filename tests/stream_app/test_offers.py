@@ -71,7 +71,7 @@ def test_an_answer_is_described_as_of_its_list() -> None:
 
 
 def test_counters_that_a_choice_moved_are_out_of_sight_of_the_next() -> None:
-    """All answers to a list see its items as the first answer found them, though the model learned between."""
+    """All answers to a list see its items as the first one found them, though the model learned between."""
     recommender, learner = Recommender(), Learner()
     before = examples_of(recommender, [shown(0, "u", "abcd"), clicked(1, "u", "a")])
     learner.learn(before)
