@@ -36,6 +36,7 @@ from stream_app.triggers.memory import (
     Timer,
     Told,
     due_of,
+    forget_rules,
     pack_memory,
     remember,
     unpack_memory,
@@ -159,7 +160,8 @@ class TriggerEngine:
         )
         self._by_name = {rule.name: rule for rule in enabled}
         self._idle = [rule for rule in enabled if rule.is_on("idle")]
-        self._idle_key = crc32(repr(sorted((rule.name, rule.version) for rule in self._idle)).encode())
+        self._names = {rule.name for rule in rules.rules}
+        self._rules_key = crc32(repr(sorted((r.name, r.version, r.enabled) for r in rules.rules)).encode())
         self._on_price = [rule for rule in enabled if rule.is_on("price")]
         self._on_stock = [rule for rule in enabled if rule.is_on("stock")]
         self.on_score = [rule for rule in enabled if rule.is_on("score")]
@@ -229,7 +231,7 @@ class TriggerEngine:
                     self._consider(turn, intent, event, at_ms, offset)
             if rules := self._on_event.get(what):
                 self._happen(turn, rules, event, at_ms)
-            if was_due or back or what in CART_EVENTS or turn.memory.rules != self._idle_key or rules:
+            if was_due or back or what in CART_EVENTS or turn.memory.rules != self._rules_key or rules:
                 self._arm(turn, at_ms)
                 due, back = due_of(turn.memory), False
         return self._end(turn, before, watched)
@@ -284,6 +286,8 @@ class TriggerEngine:
         except StoreError as error:
             log.error("%s; user %r starts afresh", error, user_id)
             memory = Memory()
+        if memory.rules != self._rules_key:
+            forget_rules(memory, self._names)
         return _Turn(user_id, memory, last_ms, self.profiles.get(user_id, UNKNOWN))
 
     def _end(self, turn: _Turn, before: int, watched: Sequence[str]) -> Look:
@@ -301,7 +305,7 @@ class TriggerEngine:
     def _arm(self, turn: _Turn, at_ms: int) -> None:
         """Set the timers of rules that silence would make due now, and drop those that it would not."""
         memory = turn.memory
-        memory.rules = self._idle_key
+        memory.rules = self._rules_key
         facts = Facts(memory, turn.last_ms, at_ms, turn.profile.attributes)
         for rule in self._idle:
             if not rule.conditions.may_hold(facts):
