@@ -15,6 +15,7 @@ from typing import Any
 
 import numba as nb
 import numpy as np
+from numpy.typing import NDArray
 from river import linear_model, optim
 
 from benchmarks import prune_data
@@ -160,13 +161,16 @@ def in_lists(rounds: int, items: int = 100_000, candidates: int = 10_000) -> Rat
     places = np.random.default_rng(2).integers(0, len(table), candidates * FEATURES).astype(np.uint32)
     token_weights, item = np.ones(len(view.vocabulary), np.float32), np.empty(items, np.float32)
 
-    def lists() -> None:
+    def lists(user: NDArray[np.uint64]) -> None:
         start_user(scratch, some[:0])
-        score(view, some, raw, users.tokens[0], LENGTH_BUCKETS - 1, GAP_BUCKETS - 1, scratch, out)
+        score(view, some, raw, user, LENGTH_BUCKETS - 1, GAP_BUCKETS - 1, scratch, out)
 
+    described = users.tokens[0]
+    stranger = np.where(np.arange(USER_TOKENS) == 0, described, np.uint64(0))  # without attributes
     return by_turns(
         {
-            "in_lists": (candidates * 4, _often(4, lists)),
+            "in_lists": (candidates * 4, _often(4, functools.partial(lists, described))),
+            "in_lists_of_strangers": (candidates * 4, _often(4, functools.partial(lists, stranger))),
             "items_summed": (items, clocked(lambda: sum_item_tokens(token_weights, view.item_tokens, item))),
             "floor": (candidates * 4, _often(4, lambda: gather(table, places, out))),
         },

@@ -28,6 +28,24 @@ SHOWN = {  # benchmark → goal → what it says, in the README's words
         "ours_over_naive": "… over what one would write first with the same packages",
         "ours_over_floor": "… over reading, decoding and the same Redis writes alone",
     },
+    "latency": {
+        "p99_ms at 60 %": "ms from an event to the list in Redis that knows of it, p99 at 60 % of peak",
+    },
+    "learn": {
+        "names_over_vw_python": "learning speed from feature names over Vowpal Wabbit's Python API",
+        "names_over_river_ftrl": "… over River's FTRL logistic regression",
+        "encoded_over_vw_file": "… from numbers, over Vowpal Wabbit's own file reader",
+        "encoded_over_bare_kernel": "… over the same arithmetic without a table to search",
+    },
+    "score": {
+        "release_over_river": "scoring speed of a release over River, 28 features, the worst of all sizes",
+        "release_time_over_floor": "… its time over that of as many bare reads of memory",
+        "in_lists_time_over_floor": "… the same where parts are kept, as a worker does",
+        "top_20_of_a_million_ms": "ms for a user's top 20 of a million items",
+        "pruned_int8_over_dense_float32": "speed of a pruned 8-bit MovieLens model over dense float32",
+        "dense_bytes_over_pruned": "… bytes of dense float32 over its bytes",
+        "pruned_logloss_minus_dense": "… its log loss minus that of dense",
+    },
     "prune": {
         "B2 90 %": "90 % of the weights left out, 8 bits: change of log loss and AUC, in 1e-4",
         "B4": "12 % of the weights of a MovieLens model, 8 bits: the same, against dense",
