@@ -193,9 +193,9 @@ class TriggerEngine:
 
     # Looks
 
-    def concerns(self, event_type: str, at_ms: int, packed: bytes | None) -> bool:
+    def concerns(self, event_type: str, upto_ms: int, packed: bytes | None) -> bool:
         """Whether an event has to be looked at: most say nothing that a rule could want to know."""
-        return event_type in self.listened or (packed is not None and at_ms >= wake_of(packed))
+        return event_type in self.listened or (packed is not None and upto_ms >= wake_of(packed))
 
     def on_events(
         self,
@@ -205,7 +205,7 @@ class TriggerEngine:
         events: Iterable[tuple[Event, int, int]],
         intent: Intent | None = None,
     ) -> Look:
-        """Apply events of one user, in order, each with its time, not ahead of the wall clock, and offset.
+        """Apply events of one user, in order, each after what was due before it.
 
         Parameters
         ----------
@@ -213,18 +213,22 @@ class TriggerEngine:
             The user's memory, None for none.
         last_ms
             Time of the user's last event before these, −1 without any.
+        events
+            Each with the time up to which timers fire before it, and its offset. That is the event's own
+            time, or `LATE_MS` behind the clock of the partition as it stood before the event, if that is
+            later: so it matters to nobody whether the timers were looked at in between.
         intent
             Of the partition.
         """
         turn = self._begin(user_id, packed, last_ms)
         before, watched = due_of(turn.memory), []
         due, back = before, packed is not None and wake_of(packed) == 0
-        for event, at_ms, offset in events:
-            what = event.event_type
-            was_due = due <= at_ms
+        for event, upto_ms, offset in events:
+            what, at_ms = event.event_type, event.event_time_ms
+            was_due = due <= upto_ms
             if was_due:
-                self._fire(turn, at_ms)
-            turn.last_ms = max(turn.last_ms, event.event_time_ms)
+                self._fire(turn, upto_ms)
+            turn.last_ms = max(turn.last_ms, at_ms)
             if what in LISTENED:
                 watched += remember(turn.memory, event, at_ms, self.shelf)
                 if intent is not None and self.on_score:
