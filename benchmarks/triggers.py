@@ -62,10 +62,10 @@ def run(events: int = 60_000, repeats: int = 3, timers: int = 1_000_000, due: in
         results["worker"] = workers(kafka, redis, events, repeats)
         results["drain"] = drain(kafka, redis, due)
     goals = {
-        "µs per event of the five rules": (results["cpu"]["us_per_event"], "<= 5"),
-        "events/s with triggers over without": (results["worker"]["ratio"], ">= 0.9"),
-        f"MB of Redis for {timers:,} pending timers": (results["timers"]["megabytes"], "<= 150"),
-        f"seconds to drain {due:,} due timers": (results["drain"]["seconds"], "<= 2"),
+        "us_per_event": (results["cpu"]["us_per_event"], "<= 5"),
+        "with_over_without": (results["worker"]["ratio"], ">= 0.9"),
+        "timers_mb": (results["timers"]["megabytes"], "<= 150"),
+        "drain_s": (results["drain"]["seconds"], "<= 2"),
     }
     return {
         "results": results,

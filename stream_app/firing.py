@@ -183,6 +183,14 @@ class Firing:
         if len(self._offsets) > 2 * MOST_CHANGES:
             del self._offsets[:MOST_CHANGES], self._changes[:MOST_CHANGES]
 
+    def may_be_due(self, partition: int) -> bool:
+        """Whether `next` will ask Redis, where the last batch has to be written by then."""
+        one = self._partitions.get(partition)
+        clock = self._lookout.clocks.get(partition, -1)
+        if one is None or clock < 0:
+            return False
+        return one.next_due_ms <= clock - LATE_MS or (bool(self._offsets) and self._offsets[-1] > one.place)
+
     async def next(self, partition: int) -> Task | None:
         """The next slice of a partition, None when there is nothing to do now."""
         one = self._partitions.get(partition)
@@ -297,7 +305,7 @@ class Firing:
         listed = zip(lists.items[place], lists.scores[place], strict=True)
         most = self._lookout.engine.rules.recommendations
         picks = [(item_id, score) for item_id, score in listed if item_id not in about][:most]
-        reasons = self._recommender.reasons(decision.user_id, [item_id for item_id, _ in picks])
+        reasons = self._recommender.reasons(decision.user_id, picks)
         return [Recommendation(i, s, why) for (i, s), why in zip(picks, reasons, strict=True)]
 
 

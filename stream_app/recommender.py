@@ -32,6 +32,7 @@ from stream_app.model.item_index import ItemIndex
 from stream_app.model.release import Overlay, Release, Tables
 from stream_app.model.retrieval import WINDOW, length_bucket
 from stream_app.model.scoring import (
+    IS_MOVE,
     MOST_CANDIDATES,
     NEGATIVES,
     Feedback,
@@ -39,6 +40,7 @@ from stream_app.model.scoring import (
     View,
     candidates_of,
     new_log,
+    number_parts,
     observe,
     recall,
     refresh,
@@ -477,23 +479,41 @@ class Recommender:
         refresh(view, self.users.users, rows, gaps, exclude_seen, self.model.scratch, items, scores, counts)
         return items, scores, counts
 
-    def reasons(self, user_id: str, item_ids: Sequence[str]) -> list[str]:
-        """Why items would be in the list of a user in memory, in words; as `explain` says it, but faster."""
-        row, near = self.users.row(user_id), self.model.view.neighbours
-        history = self.users.users.items[row, : self.users.users.length[row]][::-1][:WINDOW]
-        history = history[[bool(self.items.ids[j]) for j in history.tolist()]]  # (h,), the most recent first
-        numbers = np.array([self.items.number(i) for i in item_ids], np.int32)  # (m,)
-        there = near.item[history][None] == numbers[:, None, None]  # (m, h, neighbours)
-        strength = np.where(there, near.scale[history][:, None] * near.score[history], 0.0).max(
-            2, initial=0.0
+    def reasons(self, user_id: str, picks: Sequence[tuple[str, float]]) -> list[str]:
+        """Why items stand in the list of a user in memory, in words, as `explain` says it.
+
+        Parameters
+        ----------
+        picks
+            Items with the scores that they have in the list.
+        """
+        view, scratch, users, row = (
+            self.model.view,
+            self.model.scratch,
+            self.users.users,
+            self.users.row(user_id),
         )
+        history = users.items[row, : users.length[row]]
+        numbers = np.array([self.items.number(item_id) for item_id, _ in picks], np.int32)  # (m,)
+        near, latest = view.neighbours, history[::-1][:WINDOW]  # (h,), the most recent first
+        latest = latest[[bool(self.items.ids[j]) for j in latest.tolist()]]
+        there = near.item[latest][None] == numbers[:, None, None]  # (m, h, neighbours)
+        points = np.where(there, near.scale[latest][:, None] * near.score[latest], 0.0).max(2, initial=0.0)
+        candidates_of(view, history, history, MOST_CANDIDATES, scratch)
+        recall(view, users, row, users.offers[row], scratch)
+        raw = np.zeros((len(numbers), N_NUMBERS), np.float32)
+        describe(numbers, history, view, scratch, raw)
+        parts = number_parts(view, raw, length_bucket(len(history)), LIST_GAP)  # (m, N_NUMBERS)
+        moves = parts[:, IS_MOVE].sum(1).tolist()
+        taste = (np.array([score for _, score in picks]) - parts.sum(1)).tolist()
         reasons = []
-        for item_id, by_item in zip(item_ids, strength, strict=True):  # (h,)
-            if by_item.max(initial=0.0) > 0:
-                reasons.append(f"goes with {self.items.ids[history[by_item.argmax()]]}")
+        for m, number in enumerate(numbers.tolist()):
+            if points[m].max(initial=0.0) > 0:
+                reasons.append(f"goes with {self.items.ids[latest[points[m].argmax()]]}")
+            elif view.stats.count[number] == 0:
+                reasons.append("new in the shop")
             else:
-                reason = self.explain(user_id, item_id)
-                reasons.append("" if reason is None else reason.text)
+                reasons.append("trending now" if moves[m] >= taste[m] else "fits your taste")
         return reasons
 
     def explain(self, user_id: str, item_id: str) -> Reason | None:

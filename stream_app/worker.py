@@ -418,6 +418,8 @@ class Worker(Service):
             silent = partition not in batches and not held.muted_until
             silent = silent and await self._try(partial(self._source.is_silent, partition), "looking for lag")
             firing.pass_time(partition, took_ms, silent=silent)
+            if firing.may_be_due(partition):
+                await self._settle()
             task = await self._try(partial(firing.next, partition), "looking for due triggers")
             if task is not None:
                 await self._carry_out(partition, held, task)

@@ -113,10 +113,6 @@ class LostKeys:
             own[:] = moved.new[own]
             self.put(row, own, keys)
 
-    def drop(self, row: int) -> None:
-        """Forget what a row has lost: it belongs to somebody else now."""
-        self._keys.pop(row, None)
-
 
 @nb.njit(cache=True, nogil=True)
 def _renumber_rows(new, rows, numbers, filled, loses):  # type: ignore[no-untyped-def]

@@ -256,6 +256,17 @@ def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: igno
         out[c] = total
 
 
+IS_MOVE = np.isin(NUMBERS, MOVES)  # (N_NUMBERS,)
+
+
+def number_parts(view: View, raw: NDArray[np.float32], bucket: int, gap: int) -> NDArray[np.float32]:
+    """What each number of some candidates adds to their scores, as `raw`, float32 (…, N_NUMBERS)."""
+    w = view.weights
+    number = w.numbers[:, 0] + w.numbers[:, 1 + bucket] + w.numbers[:, 1 + LENGTH_BUCKETS + gap]
+    parts: NDArray[np.float32] = number * np.clip((raw - w.mean) * w.inv_std, -CLIP, CLIP)
+    return parts
+
+
 def score_parts(
     view: View, item: int, raw: NDArray[np.float32], user: NDArray[np.uint64], bucket: int, gap: int
 ) -> dict[str, float]:
@@ -267,17 +278,14 @@ def score_parts(
         ``history`` (what the user's items point at), ``moves`` (trends, popularity, age) and ``taste``
         (the item itself, its categories, and both together with what is known of the user).
     """
-    w = view.weights
-    number = w.numbers[:, 0] + w.numbers[:, 1 + bucket] + w.numbers[:, 1 + LENGTH_BUCKETS + gap]
-    parts = number * np.clip((raw - w.mean) * w.inv_std, -CLIP, CLIP)
+    parts = number_parts(view, raw, bucket, gap)
     tokens = [view.vocabulary[v] for v in view.item_tokens[item] if v >= 0]
     crosses = [cross_tokens(g, t) for t in tokens for g in user if g and (t != tokens[0] or g != user[0])]
     of_tokens = np.zeros(len(tokens) + len(crosses), np.float32)
-    lookup_all(w, np.array([*tokens, *crosses], np.uint64), of_tokens)
-    moves = np.isin(NUMBERS, MOVES)
+    lookup_all(view.weights, np.array([*tokens, *crosses], np.uint64), of_tokens)
     return {
-        "history": float(parts[~moves].sum()),
-        "moves": float(parts[moves].sum()),
+        "history": float(parts[~IS_MOVE].sum()),
+        "moves": float(parts[IS_MOVE].sum()),
         "taste": float(TOKEN_VALUE * of_tokens.sum()),
     }
 
