@@ -70,9 +70,9 @@ def preview_rules(
     runs = {"built-in" if p is None else str(p): Preview(load_trigger_rules(p), now_ms) for p in paths}
     for source in sources or ["topic"]:
         if source == "topic":
-            for record, partition, offset in asyncio.run(read_topics(settings)):
+            for record, partition, offset, written_ms in asyncio.run(read_topics(settings)):
                 for one in runs.values():
-                    one.feed(record, partition, offset)
+                    one.feed(record, partition, offset, written_ms)
             continue
         with Reading(Path(source), format, columns, skip_bad, quiet=as_json) as reading:
             for record in reading.records():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stream_app.events import Event
 from stream_app.model.user_table import UserTable
-from stream_app.triggers.engine import Look, TriggerEngine
+from stream_app.triggers.engine import LATE_MS, Look, TriggerEngine
 from stream_app.triggers.intent import TURN, Intent
 from stream_app.triggers.shelf import Change
 
@@ -53,18 +53,15 @@ class Lookout:
         offsets: Sequence[int],
         events: Sequence[Event],
         rows: NDArray[np.int32],
-        now_ms: int | None,
     ) -> list[Look]:
         """Look at the users of a batch, before the batch is applied to anything else.
 
         Parameters
         ----------
         offsets, events
-            New to their users, in offset order.
+            New to their users, in offset order; none happened after it was written.
         rows
             Of their users, int32 (e,).
-        now_ms
-            The wall clock: an event from the future happens now.
         """
         intent = None
         if self.engine.on_score:
@@ -77,7 +74,7 @@ class Lookout:
             if intent is not None:
                 intent.advance(offsets[start], self.clocks.get(partition, -1))
             part = zip(events[start:end], offsets[start:end], strict=True)
-            made = self._look(partition, [*part], last_ms, now_ms, intent)
+            made = self._look(partition, [*part], last_ms, intent)
             if intent is not None:
                 intent.absorb([moment for look in made for moment in look.moments])
             looks += made
@@ -89,28 +86,27 @@ class Lookout:
         partition: int,
         events: Sequence[tuple[Event, int]],
         last_ms: dict[str, int],
-        now_ms: int | None,
         intent: Intent | None,
     ) -> list[Look]:
-        """Look at the users of some events; `last_ms` becomes that of the last of them."""
+        """Look at the users of some events; `last_ms` becomes that of the last of them.
+
+        What is due to a user before an event depends on the clock before this event, wherever batches end.
+        """
         tails, listened, concerns = self.users.tails, self.engine.listened, self.engine.concerns
         of_user: dict[str, list[tuple[Event, int, int]]] = {}
         before: dict[str, int] = {}  # user → time of the last event before the first one looked at
         clock = self.clocks.get(partition, -1)
         for event, offset in events:
-            at_ms = event_ms = event.event_time_ms
-            user_id = event.user_id
-            if now_ms is not None and at_ms > now_ms:
-                at_ms = now_ms
-            if at_ms > clock:  # noqa: PLR1730  # max() takes twice as long
-                clock = at_ms
+            at_ms, user_id = event.event_time_ms, event.user_id
+            upto_ms = at_ms if at_ms > clock - LATE_MS else clock - LATE_MS  # max() takes twice as long
+            clock = max(clock, at_ms)
             of = of_user.get(user_id)
             if of is not None:
-                of.append((event, at_ms, offset))
-            elif event.event_type in listened or concerns("", at_ms, tails.get(user_id)):
-                of_user[user_id] = [(event, at_ms, offset)]
+                of.append((event, upto_ms, offset))
+            elif event.event_type in listened or concerns("", upto_ms, tails.get(user_id)):
+                of_user[user_id] = [(event, upto_ms, offset)]
                 before[user_id] = last_ms[user_id]
-            last_ms[user_id] = max(last_ms[user_id], event_ms)
+            last_ms[user_id] = max(last_ms[user_id], at_ms)
         self.clocks[partition] = clock
         on_events = self.engine.on_events
         return [

@@ -15,11 +15,12 @@ from stream_app.events import Event, Item, Message, Tombstone, User, decode_even
 from stream_app.transport import Connection, LogReader
 from stream_app.triggers.preview import PreviewReport
 
+Written = tuple[Event | Item | User, int, int, int | None]
 MOST_SAMPLES = 3  # recommendations and items of a message in a table
 
 
-async def read_topics(settings: Settings) -> list[tuple[Event | Item | User, int, int]]:
-    """What Kafka holds of users, items and events, as it was written, with partitions and offsets.
+async def read_topics(settings: Settings) -> list[Written]:
+    """What Kafka holds of users, items and events, in order, each with partition, offset and time of writing.
 
     Of items and users only the versions that compaction has left are there, so a preview knows fewer changes
     of price and stock than there were.
@@ -38,15 +39,16 @@ async def read_topics(settings: Settings) -> list[tuple[Event | Item | User, int
     return [*_decoded(found)]
 
 
-def _decoded(found: Sequence[tuple[int, int, Message]]) -> Iterator[tuple[Event | Item | User, int, int]]:
+def _decoded(found: Sequence[tuple[int, int, Message]]) -> Iterator[Written]:
     for _, order, r in found:
+        written_ms = r.timestamp if r.timestamp >= 0 else None
         try:
             if order == 2:
-                yield decode_event(r.value, key=r.key, headers=r.headers), r.partition, r.offset
+                yield decode_event(r.value, key=r.key, headers=r.headers), r.partition, r.offset, written_ms
                 continue
             record = decode_user(r.key, r.value) if order == 0 else decode_item(r.key, r.value)
             if not isinstance(record, Tombstone):
-                yield record, r.partition, r.offset
+                yield record, r.partition, r.offset, written_ms
         except EventError:
             continue  # the worker has said so
 

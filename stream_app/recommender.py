@@ -318,13 +318,11 @@ class Recommender:
         events: Sequence[Event],
         *,
         lists: bool = True,
-        now_ms: int | None = None,
     ) -> Outcome:
         """Apply events of one partition, in offset order; the state of every user must be in memory.
 
         An event whose offset is not above the last one applied to its user is skipped, so a batch that
         was half applied before a crash can be given again. Without `lists`, lists and states are left out.
-        `now_ms` is the wall clock, ahead of which no event moves the clock of triggers.
         """
         self.make_room()
         users = self.users
@@ -336,7 +334,7 @@ class Recommender:
         looks: Sequence[Look] = ()
         if self.lookout is not None:
             at, kept = [*compress(offsets, new)], [*compress(events, new)]
-            looks = self.lookout.on_events(partition, at, kept, user_rows[new], now_ms)
+            looks = self.lookout.on_events(partition, at, kept, user_rows[new])
         said = _Said()
         active: dict[str, int] = {}  # user → latest event time
         for event, row, place in compress(zip(events, user_rows.tolist(), offsets, strict=True), new):

@@ -345,7 +345,7 @@ class Worker(Service):
         self, partition: int, offsets: list[int], events: list[Event], rejected: list[Rejected]
     ) -> tuple[list[OutMessage], list[tuple[str, bytes]], Outcome]:
         """Apply a batch; returns its messages, its lists as bytes, and the outcome they were made of."""
-        outcome = self.recommender.apply(partition, offsets, events, now_ms=int(self.clock() * 1000))
+        outcome = self.recommender.apply(partition, offsets, events)
         dead = self.settings.dead_letter_topic
         messages: list[OutMessage] = [(dead, r.key, r.to_dead_letter(), None) for r in rejected]
         if outcome.examples is not None:
@@ -378,9 +378,11 @@ class Worker(Service):
         offsets, events, rejected = [], [], []
         for r in records:
             try:
-                events.append(
-                    decode_event(r.value, key=r.key, headers=r.headers, policy=self._policy, now_ms=now_ms)
+                event = decode_event(
+                    r.value, key=r.key, headers=r.headers, policy=self._policy, now_ms=now_ms
                 )
+                # the record's time is the same whenever it is read, that of the wall is not
+                events.append(event.not_after(r.timestamp) if r.timestamp >= 0 else event)
                 offsets.append(r.offset)
             except EventError as error:
                 rejected.append(

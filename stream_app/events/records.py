@@ -86,6 +86,14 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     attributes: dict[str, Any] = {}
     anonymous_id: str | None = None
 
+    def not_after(self, ms: int) -> Event:
+        """The event, at `ms` if it says that it happened later.
+
+        >>> Event("e", "purchase", 9, "u").not_after(5).event_time_ms
+        5
+        """
+        return self if self.event_time_ms <= ms else msgspec.structs.replace(self, event_time_ms=ms)
+
     def item_ids(self) -> tuple[str, ...]:
         """The ids of all items of the event, once each, in order.
 

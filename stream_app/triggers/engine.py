@@ -36,6 +36,7 @@ from stream_app.triggers.memory import (
     Timer,
     Told,
     due_of,
+    forget_rules,
     pack_memory,
     remember,
     unpack_memory,
@@ -159,7 +160,8 @@ class TriggerEngine:
         )
         self._by_name = {rule.name: rule for rule in enabled}
         self._idle = [rule for rule in enabled if rule.is_on("idle")]
-        self._idle_key = crc32(repr(sorted((rule.name, rule.version) for rule in self._idle)).encode())
+        self._names = {rule.name for rule in rules.rules}
+        self._rules_key = crc32(repr(sorted((r.name, r.version, r.enabled) for r in rules.rules)).encode())
         self._on_price = [rule for rule in enabled if rule.is_on("price")]
         self._on_stock = [rule for rule in enabled if rule.is_on("stock")]
         self.on_score = [rule for rule in enabled if rule.is_on("score")]
@@ -191,9 +193,9 @@ class TriggerEngine:
 
     # Looks
 
-    def concerns(self, event_type: str, at_ms: int, packed: bytes | None) -> bool:
+    def concerns(self, event_type: str, upto_ms: int, packed: bytes | None) -> bool:
         """Whether an event has to be looked at: most say nothing that a rule could want to know."""
-        return event_type in self.listened or (packed is not None and at_ms >= wake_of(packed))
+        return event_type in self.listened or (packed is not None and upto_ms >= wake_of(packed))
 
     def on_events(
         self,
@@ -203,7 +205,7 @@ class TriggerEngine:
         events: Iterable[tuple[Event, int, int]],
         intent: Intent | None = None,
     ) -> Look:
-        """Apply events of one user, in order, each with its time, not ahead of the wall clock, and offset.
+        """Apply events of one user, in order, each after what was due before it.
 
         Parameters
         ----------
@@ -211,25 +213,29 @@ class TriggerEngine:
             The user's memory, None for none.
         last_ms
             Time of the user's last event before these, −1 without any.
+        events
+            Each with the time up to which timers fire before it, and its offset. That is the event's own
+            time, or `LATE_MS` behind the clock of the partition as it stood before the event, if that is
+            later: so it matters to nobody whether the timers were looked at in between.
         intent
             Of the partition.
         """
         turn = self._begin(user_id, packed, last_ms)
         before, watched = due_of(turn.memory), []
         due, back = before, packed is not None and wake_of(packed) == 0
-        for event, at_ms, offset in events:
-            what = event.event_type
-            was_due = due <= at_ms
+        for event, upto_ms, offset in events:
+            what, at_ms = event.event_type, event.event_time_ms
+            was_due = due <= upto_ms
             if was_due:
-                self._fire(turn, at_ms)
-            turn.last_ms = max(turn.last_ms, event.event_time_ms)
+                self._fire(turn, upto_ms)
+            turn.last_ms = max(turn.last_ms, at_ms)
             if what in LISTENED:
                 watched += remember(turn.memory, event, at_ms, self.shelf)
                 if intent is not None and self.on_score:
                     self._consider(turn, intent, event, at_ms, offset)
             if rules := self._on_event.get(what):
                 self._happen(turn, rules, event, at_ms)
-            if was_due or back or what in CART_EVENTS or turn.memory.rules != self._idle_key or rules:
+            if was_due or back or what in CART_EVENTS or turn.memory.rules != self._rules_key or rules:
                 self._arm(turn, at_ms)
                 due, back = due_of(turn.memory), False
         return self._end(turn, before, watched)
@@ -284,6 +290,8 @@ class TriggerEngine:
         except StoreError as error:
             log.error("%s; user %r starts afresh", error, user_id)
             memory = Memory()
+        if memory.rules != self._rules_key:
+            forget_rules(memory, self._names)
         return _Turn(user_id, memory, last_ms, self.profiles.get(user_id, UNKNOWN))
 
     def _end(self, turn: _Turn, before: int, watched: Sequence[str]) -> Look:
@@ -301,7 +309,7 @@ class TriggerEngine:
     def _arm(self, turn: _Turn, at_ms: int) -> None:
         """Set the timers of rules that silence would make due now, and drop those that it would not."""
         memory = turn.memory
-        memory.rules = self._idle_key
+        memory.rules = self._rules_key
         facts = Facts(memory, turn.last_ms, at_ms, turn.profile.attributes)
         for rule in self._idle:
             if not rule.conditions.may_hold(facts):

@@ -11,6 +11,7 @@ A memory is bounded in everything and never longer than `MOST_BYTES`: what is ol
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ from stream_app.triggers.shelf import Shelf
 MOST_BYTES = 1_800
 MOST_LINES = 20  # of a cart
 MOST_WATCHED = 24
-MOST_TOLD = 16  # rules that are remembered to have spoken, per table
+MOST_SENT = 16  # rules whose last message is remembered, the latest ones
 NEVER_MS = 2**62
 VIEWED, WISHED, CARTED, BOUGHT = 1, 2, 4, 8
 CART_EVENTS = ("add_to_cart", "remove_from_cart", "purchase")
@@ -126,7 +127,7 @@ class Memory(msgspec.Struct, array_like=True):
     fired: dict[str, str] = {}
     sent: dict[str, Sent] = {}
     session: Session = msgspec.field(default_factory=Session)
-    rules: int = 0  # stands for the rules about silence that it was held against last
+    rules: int = 0  # stands for the rules that it was held against last
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -135,15 +136,35 @@ _decode = msgspec.msgpack.Decoder(Memory).decode
 
 def pack_memory(memory: Memory, wake_ms: int) -> bytes:
     """A memory as bytes; of what does not fit the oldest is forgotten."""
+    if len(memory.sent) > MOST_SENT:
+        _keep_latest(memory, MOST_SENT)
     packed = _encode(memory)
     while len(packed) > MOST_BYTES:
         if memory.watches or memory.cart:
             table = memory.watches if len(memory.watches) >= len(memory.cart) else memory.cart
             _forget(table, max(1, len(table) // 4))
-        else:
+        elif memory.timers or memory.fired:
             memory.timers, memory.fired = {}, {}  # of very many rules
+        elif memory.sent:
+            _keep_latest(memory, len(memory.sent) // 2)
+        else:
+            break  # numbers only
         packed = _encode(memory)
     return _WAKE.pack(wake_ms) + packed
+
+
+def forget_rules(memory: Memory, names: Collection[str]) -> None:
+    """Forget what rules have said that are none of `names`: those of last year's campaigns."""
+    memory.sent = {name: sent for name, sent in memory.sent.items() if name in names}
+    memory.fired = {name: subject for name, subject in memory.fired.items() if name in names}
+    for watch in memory.watches.values():
+        if watch.told:
+            watch.told = {name: told for name, told in watch.told.items() if name in names}
+
+
+def _keep_latest(memory: Memory, most: int) -> None:
+    latest = sorted(memory.sent.items(), key=lambda one: -one[1].at_ms)
+    memory.sent = dict(latest[:most])
 
 
 def unpack_memory(packed: bytes) -> Memory:

@@ -92,7 +92,7 @@ class Preview:
     Parameters
     ----------
     now_ms
-        The wall clock: no event is later. Without it, every event happens at its own time.
+        No event of which nobody knows when it was written is later. Without it, each happens at its own time.
 
     Attributes
     ----------
@@ -122,7 +122,11 @@ class Preview:
         self._first_ms = self._last_ms = -1
 
     def feed(
-        self, record: Event | Item | User | Tombstone, partition: int = 0, offset: int | None = None
+        self,
+        record: Event | Item | User | Tombstone,
+        partition: int = 0,
+        offset: int | None = None,
+        written_ms: int | None = None,
     ) -> None:
         """Apply the next record; events of one partition move the clock that its timers go by.
 
@@ -130,17 +134,20 @@ class Preview:
         ----------
         offset
             Of an event in its partition; the next one unless given.
+        written_ms
+            When an event was written to the topic: it did not happen later.
         """
         if isinstance(record, Event):
-            self._apply(record, partition, offset)
+            limit_ms = self._now_ms if written_ms is None else written_ms
+            self._apply(record if limit_ms is None else record.not_after(limit_ms), partition, offset)
         elif isinstance(record, Item):
             self._change(record)
         elif isinstance(record, User):
             self.engine.observe_user(record)
 
     def _apply(self, event: Event, partition: int, offset: int | None) -> None:
-        at_ms = event.event_time_ms if self._now_ms is None else min(event.event_time_ms, self._now_ms)
-        clock = self._clocks[partition]
+        at_ms, clock = event.event_time_ms, self._clocks[partition]
+        upto_ms = max(at_ms, clock.ms - LATE_MS)
         offset = clock.offset + 1 if offset is None else offset
         clock.intent.advance(offset, clock.ms)
         clock.ms, clock.offset = max(clock.ms, at_ms), offset
@@ -150,13 +157,13 @@ class Preview:
         person = self._people.get(event.user_id)
         if person is None:
             person = self._people[event.user_id] = _Person(partition)
-        if self.engine.concerns(event.event_type, at_ms, person.packed):
+        if self.engine.concerns(event.event_type, upto_ms, person.packed):
             look = self.engine.on_events(
-                event.user_id, person.packed, person.last_ms, [(event, at_ms, offset)], clock.intent
+                event.user_id, person.packed, person.last_ms, [(event, upto_ms, offset)], clock.intent
             )
             clock.intent.absorb(look.moments)
             self._keep(look, person)
-        person.last_ms = max(person.last_ms, event.event_time_ms)
+        person.last_ms = max(person.last_ms, at_ms)
         self._fire(clock)
 
     def _fire(self, clock: _Clock) -> None:

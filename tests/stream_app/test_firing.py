@@ -93,7 +93,7 @@ class World:
         self.load([user])
         self.offset += 1
         event = Event(f"e{self.offset}", what, at_ms, user, item_id=item, **fields)
-        outcome = self.recommender.apply(0, [self.offset], [event], now_ms=self.wall_ms)
+        outcome = self.recommender.apply(0, [self.offset], [event.not_after(self.wall_ms)])
         self.states |= dict(outcome.states)
         self._keep(outcome.looks, ())
 

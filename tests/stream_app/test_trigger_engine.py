@@ -360,7 +360,7 @@ def log_of(rows: Sequence[tuple[Any, ...]]) -> list[Event]:
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(EVENTS, st.lists(st.integers(1, 5), min_size=40, max_size=40))
 def test_batches_do_not_matter(rows: Sequence[tuple[Any, ...]], sizes: list[int]) -> None:
     """One event at a time or many: the same decisions, the same memory, and no id twice."""
@@ -379,7 +379,7 @@ def test_batches_do_not_matter(rows: Sequence[tuple[Any, ...]], sizes: list[int]
     assert len(ids) == len(set(ids)) and all(d.held in ("", *REASONS) for d in one.decisions)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(EVENTS)
 def test_a_log_that_is_sent_twice_says_everything_once(rows: Sequence[tuple[Any, ...]]) -> None:
     """Duplicates of the whole log, at later offsets, lead to no second message of a cause."""
