@@ -91,14 +91,14 @@ def _with_rules(
     for c, households in targeted.items():
         for who in households:
             offers[who].append(c)
-    baskets = sorted(_baskets(transactions), key=lambda e: (e.event_time_ms, e.event_id))
+    purchases = sorted(baskets(transactions), key=lambda e: (e.event_time_ms, e.event_id))
     decisions: list[Decision] = []
     for c, window in windows.items():
         rules = parse_trigger_rules(coupon_rule(c, window))
         run = Preview(replace(rules, rules=tuple(r for r in rules.rules if r.name.startswith("coupon_"))))
         for who, mine in offers.items():
             run.feed(User(who, True, {"campaigns": list(mine)}))
-        for event in baskets:
+        for event in purchases:
             run.feed(event)
         decisions += run.decisions
     sent = {(d.rule.name.removeprefix("coupon_"), d.user_id) for d in decisions if not d.held}
@@ -124,11 +124,20 @@ hold_out = 0.1
 """
 
 
-def _baskets(transactions: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
-    baskets: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+def read_transactions(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the tills, in the order of time."""
+    from pyarrow import parquet  # noqa: PLC0415
+
+    rows: list[dict[str, Any]] = parquet.read_table(folder / "transactions_sample.parquet").to_pylist()
+    return sorted(rows, key=lambda t: (t["transaction_timestamp"], t["basket_id"]))
+
+
+def baskets(transactions: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
+    """One purchase per basket, in the order of their first lines."""
+    lines_of: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for t in transactions:
-        baskets[t["basket_id"]].append(t)
-    for name, lines in baskets.items():
+        lines_of[t["basket_id"]].append(t)
+    for name, lines in lines_of.items():
         at_ms = int(lines[0]["transaction_timestamp"].replace(tzinfo=UTC).timestamp() * 1000)
         items = tuple(EventItem(t["product_id"], max(0.0, t["sales_value"])) for t in lines)
         yield Event(name, "purchase", at_ms, lines[0]["household_id"], items=items)
