@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -55,7 +56,9 @@ async def test_admin_creates_a_compacted_topic(kafka: KafkaServer, new_name: Nam
     await admin.start()
     try:
         await admin.create_topics([NewTopic(topic, 3, 1, topic_configs={"cleanup.policy": "compact"})])
-        [description] = await admin.describe_topics([topic])
+        async with asyncio.timeout(10):  # the answer to the creation comes before the metadata knows the topic
+            while not (description := (await admin.describe_topics([topic]))[0])["partitions"]:
+                pass
     finally:
         await admin.close()
     assert len(description["partitions"]) == 3
