@@ -56,7 +56,7 @@ async def test_admin_creates_a_compacted_topic(kafka: KafkaServer, new_name: Nam
     await admin.start()
     try:
         await admin.create_topics([NewTopic(topic, 3, 1, topic_configs={"cleanup.policy": "compact"})])
-        async with asyncio.timeout(10):  # the answer to the creation comes before the metadata knows the topic
+        async with asyncio.timeout(10):  # the broker answers before its metadata knows the topic
             while not (description := (await admin.describe_topics([topic]))[0])["partitions"]:
                 pass
     finally:
