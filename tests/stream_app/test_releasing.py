@@ -59,11 +59,11 @@ def batches() -> list[ExampleBatch]:
 
 
 def cycle_of(learner: Learner | None = None, **agent: Any) -> ReleaseCycle:
-    """A cycle that proposes after 200 examples and decides on 150."""
-    guard = agent.pop("guard", Guard(tolerance=0.05, min_samples=150, min_overlap=0.5))
+    """A cycle that proposes after 300 examples and decides on 150."""
+    guard = agent.pop("guard", Guard(tolerance=0.02, min_samples=150, min_overlap=0.5))
     made = PruningAgent(None, agent.pop("quantizer", Int8()), guard, Ledger())
     learner = Learner() if learner is None else learner
-    return ReleaseCycle(learner, made, amount=0.5, interval=100_000, first=200, **agent)
+    return ReleaseCycle(learner, made, amount=0.5, interval=100_000, first=300, **agent)
 
 
 def drive(cycle: ReleaseCycle, batches: list[ExampleBatch]) -> list[str]:
