@@ -59,18 +59,9 @@ class Core:
 
     def describe(self, items: Sequence[Item | Tombstone], users: Sequence[User]) -> None:
         """Both roles hear what the shop says."""
-        index = self.learner.items
         for item in items:
             self.recommender.observe_item(item)
-            if isinstance(item, Tombstone):
-                index.withdraw(item.id)
-                continue
-            index.describe(
-                item.item_id, price=item.price, categories=item.categories, attributes=item.attributes,
-                servable=item.is_available,
-            )  # fmt: skip
-            if index.is_crowded:
-                self.learner.make_room(judge_touched=False)
+            self.learner.observe_item(item)
         for user in users:
             self.recommender.observe_user(user)
 

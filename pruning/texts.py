@@ -83,11 +83,6 @@ def encode_names(
     return keys, np.ones(len(keys), np.float32), indptr
 
 
-def tokens_of_names(names: Sequence[str]) -> NDArray[np.uint64]:
-    """`NameTable.tokens` of the table that the whole process shares."""
-    return _names.tokens(names)
-
-
 @nb.njit(cache=True, nogil=True, inline="always")
 def _slot(table, h):  # type: ignore[no-untyped-def]
     mask = np.uint64(len(table) - 1)

@@ -48,8 +48,10 @@ class Task:
     ----------
     look
         Looks at those of the users who still have a state; also returns who need not be asked again.
-    change
-        The item that changed, and where in the topic `items` it did; None for timers.
+    item_id
+        The item that changed; None for timers.
+    items_place
+        Offset in the topic `items` that is done with when this slice is; negative before the last slice.
     """
 
     users: Sequence[str]

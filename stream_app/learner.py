@@ -333,18 +333,9 @@ class LearnerService(Service):
             self.log.warning("withdrawn items leave lists later: %s", error)
 
     def _describe(self, item: Item | Tombstone) -> None:
-        index = self.learner.items
         if isinstance(item, Tombstone) or not item.is_available:
             self._withdrawal.begin()
-        if isinstance(item, Tombstone):
-            index.withdraw(item.id)
-        else:
-            index.describe(
-                item.item_id, price=item.price, categories=item.categories, attributes=item.attributes,
-                servable=item.is_available,
-            )  # fmt: skip
-            if index.is_crowded:
-                self.learner.make_room(judge_touched=False)
+        self.learner.observe_item(item)
         if self._shared.policy is not None:
             self._shared.policy.observe(item)
 

@@ -104,12 +104,6 @@ def _overlap(report: PreviewReport) -> Table:
     return table
 
 
-def _named(reason: str, items: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
-    for item in items:
-        reason = reason.replace(item["item_id"], names.get(item["item_id"], item["item_id"]))
-    return reason
-
-
 def render_message(message: Mapping[str, Any], titles: Mapping[str, str] | None = None) -> RenderableType:
     """A message as a reader would like to see it.
 

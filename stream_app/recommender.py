@@ -277,18 +277,11 @@ class Recommender:
         return gone
 
     def _take_item(self, item: Item | Tombstone) -> bool:
+        item_id = item.id if isinstance(item, Tombstone) else item.item_id
+        was = self._is_servable(item_id)
+        self.items.observe(item)
         if isinstance(item, Tombstone):
-            was = self._is_servable(item.id)
-            self.items.withdraw(item.id)
             return was
-        was = self._is_servable(item.item_id)
-        self.items.describe(
-            item.item_id,
-            price=item.price,
-            categories=item.categories,
-            attributes=item.attributes,
-            servable=item.is_available,
-        )
         self.model.touch()
         return was and not item.is_available
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning.tokens import token
+from stream_app.events.records import Item, Tombstone
 from stream_app.model.budget import BUDGET, Budget
 from stream_app.model.eviction import NOBODY, Follower, Renumbering, crowded
 from stream_app.model.key_ring import KeyRing
@@ -249,6 +250,25 @@ class ItemIndex:
         if servable:
             self._withdrawn.remove(int(self.keys[i]))
         return i
+
+    def observe(self, item: Item | Tombstone) -> None:
+        """Take over a version of an item, or that it was deleted.
+
+        >>> index = ItemIndex()
+        >>> index.observe(Item("sku-1", price=9.0, stock=0))
+        >>> index.is_withdrawn("sku-1")
+        True
+        """
+        if isinstance(item, Tombstone):
+            self.withdraw(item.id)
+            return
+        self.describe(
+            item.item_id,
+            price=item.price,
+            categories=item.categories,
+            attributes=item.attributes,
+            servable=item.is_available,
+        )
 
     # Making room
 

@@ -21,6 +21,7 @@ import pruning
 from pruning.envelope import seal, unseal
 from pruning.errors import PruningError
 from stream_app.errors import CheckpointError
+from stream_app.events.records import Item, Tombstone
 from stream_app.model.budget import BUDGET, Budget
 from stream_app.model.drift import PageHinkley, example_losses
 from stream_app.model.eviction import Renumbering, half_life_use, who_stays
@@ -189,6 +190,12 @@ class Learner:
         self.drifted: tuple[int, int] | None = None
         self._room = _PairRoom()
         self.items.follow(self)
+
+    def observe_item(self, item: Item | Tombstone) -> None:
+        """Take over what the shop says about an item; where all numbers are taken, others make room."""
+        self.items.observe(item)
+        if self.items.is_crowded:
+            self.make_room(judge_touched=False)
 
     # Learning
 
