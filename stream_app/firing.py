@@ -23,7 +23,8 @@ from stream_app.recommender import Lists, Recommender
 from stream_app.store import Store, TriggerWrites
 from stream_app.telemetry import Metrics
 from stream_app.transport import OutMessage
-from stream_app.triggers.engine import LATE_MS, Decision, Look
+from stream_app.triggers.deciding import Decision
+from stream_app.triggers.engine import LATE_MS, Look
 from stream_app.triggers.intent import Intent
 from stream_app.triggers.memory import NEVER_MS, due_of, unpack_memory
 from stream_app.triggers.messages import Recommendation, cloud_event

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from stream_app.events import Event
 from stream_app.model.user_table import UserTable
-from stream_app.triggers.engine import LATE_MS, Look, TriggerEngine, Turn
+from stream_app.triggers.deciding import Turn
+from stream_app.triggers.engine import LATE_MS, Look, TriggerEngine
 from stream_app.triggers.intent import TURN, Intent, Moment
 from stream_app.triggers.shelf import Change
 

@@ -13,20 +13,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 from zlib import crc32
 
 from stream_app.errors import StoreError
 from stream_app.events import CANONICAL_TYPES, Event, Item, Tombstone, User
-from stream_app.triggers.conditions import Facts
-from stream_app.triggers.gates import (
-    LOWER_PRIORITY,
-    UNKNOWN,
-    Profile,
-    held_back,
-    note_sent,
-)
+from stream_app.triggers.deciding import Decision, Turn, decide
 from stream_app.triggers.intent import Intent, Moment, features_of, is_sampled, user_token
 from stream_app.triggers.matching import Match, about_intent, about_user, back, cheaper, is_met
 from stream_app.triggers.memory import (
@@ -35,7 +28,6 @@ from stream_app.triggers.memory import (
     NEVER_MS,
     Memory,
     Timer,
-    Told,
     due_of,
     forget_rules,
     pack_memory,
@@ -43,6 +35,7 @@ from stream_app.triggers.memory import (
     unpack_memory,
     wake_of,
 )
+from stream_app.triggers.profiles import Profiles
 from stream_app.triggers.rules import Rule, TriggerRules
 from stream_app.triggers.shelf import Change, Shelf
 
@@ -52,34 +45,6 @@ LATE_MS = 5_000
 log = logging.getLogger(__name__)
 _NOTHING = Memory()
 _ARMING = frozenset(CART_EVENTS)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A rule that matched, and what became of it.
-
-    Attributes
-    ----------
-    at_ms
-        Event time of the cause.
-    key
-        What makes this message another one than the rule's last to this user; the same on every replay.
-    held
-        Why it is not sent, one of `gates.REASONS`; empty when it is.
-    reason, evidence
-        Why it is due, in words and in figures.
-    items
-        The items that it is about.
-    """
-
-    rule: Rule
-    user_id: str
-    at_ms: int
-    key: str
-    held: str
-    reason: str
-    evidence: dict[str, Any]
-    items: tuple[dict[str, Any], ...] = ()
 
 
 class Look(NamedTuple):
@@ -103,43 +68,6 @@ class Look(NamedTuple):
     moved: bool = False
     decisions: Sequence[Decision] = ()
     watched: Sequence[str] = ()
-
-
-class Turn:
-    """A look under way: a user with all that is known, between `TriggerEngine.begin` and `end`."""
-
-    __slots__ = (
-        "came_back", "decisions", "due_ms", "facts", "last_ms", "memory", "moments", "profile", "user_id",
-        "was_due_ms", "watched",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        user_id: str,
-        memory: Memory,
-        last_ms: int,
-        profile: Profile,
-        came_back: bool,
-        moments: list[Moment],
-    ) -> None:
-        self.user_id = user_id
-        self.memory = memory
-        self.last_ms = last_ms  # time of the user's last event
-        self.profile = profile
-        self.came_back = came_back  # after a message: to be armed again whatever the user does
-        self.was_due_ms = self.due_ms = due_of(memory)
-        self.facts: Facts | None = None
-        self.decisions: list[Decision] = []
-        self.watched: list[str] = []
-        self.moments = moments
-
-    def facts_at(self, at_ms: int, event: Event | None = None) -> Facts:
-        """What rules are held against at an instant; a turn has one of these, if it needs any."""
-        facts = self.facts
-        if facts is None:
-            facts = self.facts = Facts(self.memory, self.last_ms, at_ms, self.profile.attributes)
-        facts.last_ms, facts.at_ms, facts.event = self.last_ms, at_ms, event
-        return facts
 
 
 class TriggerEngine:
@@ -176,11 +104,8 @@ class TriggerEngine:
         self.shelf = Shelf(
             with_details=any(n.startswith(("item.attributes.", "item.categories")) for n in names)
         )
-        self.profiles: dict[str, Profile] = {}
-        self._interned: dict[Any, Profile] = {}
-        self._wanted = sorted(
-            {n.removeprefix("user.attributes.") for n in names if n.startswith("user.attributes.")}
-        )
+        asked = (n.partition("user.attributes.") for n in names)
+        self.profiles = Profiles(name for before, _, name in asked if not before and name)
         self._by_name = {rule.name: rule for rule in enabled}
         self._idle = [rule for rule in enabled if rule.is_on("idle")]
         self._names = {rule.name for rule in rules.rules}
@@ -205,19 +130,7 @@ class TriggerEngine:
 
     def observe_user(self, user: User | Tombstone) -> None:
         """Take over what the shop says about a user."""
-        if isinstance(user, Tombstone):
-            self.profiles.pop(user.id, None)
-            return
-        zone = user.attributes.get("time_zone")
-        zone = zone if isinstance(zone, str) else ""
-        values = tuple((name, _frozen(user.attributes.get(name))) for name in self._wanted)
-        known = (user.marketing_consent, zone, values)
-        profile = self._interned.get(known)
-        if profile is None:  # millions of users share a few hundred of these
-            profile = self._interned[known] = Profile(
-                user.marketing_consent, zone, {name: value for name, value in values if value is not None}
-            )
-        self.profiles[user.user_id] = profile
+        self.profiles.observe(user)
 
     # Looks
 
@@ -318,14 +231,12 @@ class TriggerEngine:
             matches += [m for rule in self._on_price if (m := cheaper(rule, facts, watch)) is not None]
         if change.back or (change.maybe_back and watch.was_out):
             matches += [m for rule in self._on_stock if (m := back(rule, facts, watch)) is not None]
-        for match in matches:
-            told = watch.told.get(match.rule.name)
-            watch.told[match.rule.name] = Told(1 if told is None else told.times + 1, item.price)
+        decide(turn, matches, clock_ms, self.rules, self.shelf)
         if watch.price is None:
             watch.price = item.price  # what the next version is compared with
         if item.available:
             watch.was_out = False
-        self._decide(turn, matches, clock_ms)
+        turn.due_ms = due_of(turn.memory)
         return self.end(turn)
 
     def begin(
@@ -346,7 +257,7 @@ class TriggerEngine:
         if memory.rules != self._rules_key:
             forget_rules(memory, self._names)
         came_back = packed is not None and wake_of(packed) == 0
-        profile = self.profiles.get(user_id, UNKNOWN)
+        profile = self.profiles.get(user_id)
         return Turn(user_id, memory, last_ms, profile, came_back, [] if moments is None else moments)
 
     def end(self, turn: Turn) -> Look:
@@ -382,19 +293,43 @@ class TriggerEngine:
         while memory.timers and (due := due_of(memory)) <= upto_ms:
             matches = []
             for name in [name for name, timer in memory.timers.items() if timer.due_ms == due]:
-                timer, rule = memory.timers.pop(name), self._by_name.get(name)
-                if rule is None:  # switched off since
-                    continue
-                if (
-                    rule.is_on("idle") and turn.last_ms + rule.delay_ms > due
-                ):  # the user has done something since
-                    memory.timers[name] = Timer(turn.last_ms + rule.delay_ms, "")
-                    continue
-                match = self._match(turn, rule, timer.subject or _idle_subject(rule, turn), due)
+                match = self._come_due(turn, name, memory.timers.pop(name))
                 if match is not None:
                     matches.append(match)
-            self._decide(turn, sorted(matches, key=lambda m: -m.rule.priority), due)
+            decide(turn, sorted(matches, key=lambda m: -m.rule.priority), due, self.rules, self.shelf)
         turn.due_ms = due_of(memory)
+
+    def _come_due(self, turn: Turn, name: str, timer: Timer) -> Match | None:
+        """What a timer has to say that is due; nothing when its cause is no more, or has come later."""
+        rule_name, _, item_id = name.partition("/")
+        rule, due = self._by_name.get(rule_name), timer.due_ms
+        if rule is None:  # switched off since
+            return None
+        if item_id:
+            return self._match_item(turn, rule, item_id, timer)
+        if not rule.is_on("idle"):
+            return self._match(turn, rule, timer.subject, due, timer=timer) if rule.delay_ms else None
+        silent_ms = turn.last_ms + rule.delay_ms
+        if silent_ms > due:  # the user has done something since
+            turn.memory.timers[name] = Timer(silent_ms, "")
+            return None
+        if 0 < timer.first_ms < silent_ms:  # … while it was put off
+            timer = Timer(due, "", silent_ms)
+        return self._match(turn, rule, timer.subject or _idle_subject(rule, turn), due, timer=timer)
+
+    def _match_item(self, turn: Turn, rule: Rule, item_id: str, timer: Timer) -> Match | None:
+        """What was put off about an item, if it is still so and the user has not looked at the item since."""
+        watch, item = turn.memory.watches.get(item_id), self.shelf.items.get(item_id)
+        if watch is None or item is None or not timer.subject.startswith(f"{watch.since_ms}/"):
+            return None
+        facts = turn.facts_at(timer.due_ms)
+        facts.item_id, facts.item, facts.watch = item_id, item, watch
+        match = None
+        if rule.is_on("price"):
+            match = cheaper(rule, facts, watch)
+        elif rule.is_on("stock") and item.available:
+            match = back(rule, facts, watch)
+        return None if match is None else replace(match, key=f"{item_id}@{timer.subject}", timer=timer)
 
     def _happen(self, turn: Turn, rules: Sequence[Rule], event: Event, at_ms: int) -> None:
         """Hold an event against the rules that wait for one of its type."""
@@ -409,8 +344,9 @@ class TriggerEngine:
                 match = self._match(turn, rule, subject, at_ms, event)
                 matches += [] if match is None else [match]
             elif rule.name not in turn.memory.timers and _is_new(rule, turn.memory, subject):
-                turn.memory.timers[rule.name] = Timer(at_ms + rule.delay_ms, subject)
-        self._decide(turn, matches, at_ms)
+                by_event = any(c.holds(facts) for c in rule.conditions.of_event.any)
+                turn.memory.timers[rule.name] = Timer(at_ms + rule.delay_ms, subject, by_event=by_event)
+        decide(turn, matches, at_ms, self.rules, self.shelf)
 
     def _consider(self, turn: Turn, intent: Intent, event: Event, at_ms: int, offset: int) -> None:
         """Hold the probability of a purchase against the rules that wait for it, and remember a sample."""
@@ -436,62 +372,37 @@ class TriggerEngine:
                 if rule.semantics == "edge":
                     memory.fired.pop(rule.name, None)
             elif _is_new(rule, memory, f"look@{at_ms}"):
-                memory.fired[rule.name] = f"look@{at_ms}"
                 matches.append(about_intent(rule, memory, f"look@{at_ms}", score))
         if matches:
-            self._decide(turn, matches, at_ms)
+            decide(turn, matches, at_ms, self.rules, self.shelf)
 
     def _match(
-        self, turn: Turn, rule: Rule, subject: str, at_ms: int, event: Event | None = None
+        self,
+        turn: Turn,
+        rule: Rule,
+        subject: str,
+        at_ms: int,
+        event: Event | None = None,
+        timer: Timer | None = None,
     ) -> Match | None:
         """A rule about the user or the cart, if it holds and has not said the same before."""
-        memory = turn.memory
+        memory, conditions = turn.memory, rule.conditions
         facts = turn.facts_at(at_ms, event)
-        of_event = rule.delay_ms > 0 and not rule.is_on("idle")  # whose own part held when it happened
-        if not rule.is_active(at_ms) or not (
-            rule.conditions.may_hold(facts) if of_event else rule.conditions.hold(facts)
-        ):
+        if timer is None or rule.is_on("idle"):
+            holds = conditions.hold(facts)
+        else:  # after an event, whose own part held when it happened
+            later = conditions.after_event
+            holds = (replace(later, any=()) if timer.by_event else later).may_hold(facts)
+        if not rule.is_active(at_ms) or not holds or not _is_new(rule, memory, subject):
             return None
-        if not _is_new(rule, memory, subject):
-            return None
-        memory.fired[rule.name] = subject
-        return about_user(rule, memory, turn.last_ms, subject, self.shelf, event)
-
-    # One message wins
-
-    def _decide(self, turn: Turn, matches: Sequence[Match], at_ms: int) -> None:
-        """Of what matched at one instant, send the first by priority that nothing holds back."""
-        won = False
-        for match in sorted(matches, key=lambda m: -m.rule.priority) if len(matches) > 1 else matches:
-            held = match.held or (
-                LOWER_PRIORITY if won
-                else held_back(match.rule, self.rules, turn.user_id, turn.profile, turn.memory, at_ms)
-            )  # fmt: skip
-            if held in ("", "hold_out"):
-                note_sent(match.rule, self.rules, turn.profile, turn.memory, at_ms)
-                won = True
-            turn.decisions.append(
-                Decision(
-                    match.rule,
-                    turn.user_id,
-                    at_ms,
-                    match.key,
-                    held,
-                    match.reason,
-                    match.evidence,
-                    match.items,
-                )
-            )
+        match = about_user(rule, memory, turn.last_ms, subject, self.shelf, event)
+        return match if timer is None else replace(match, timer=timer)
 
 
 def _least_band(rule: Rule) -> int:
     """The band below which a rule about scores cannot hold: most looks need not be held against it."""
     wanted = [c.value for c in rule.conditions.all if c.name == "score.band" and c.operator in (">=", "=")]
     return math.ceil(max(wanted, default=0))
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _idle_subject(rule: Rule, turn: Turn) -> str:

@@ -10,7 +10,7 @@ from stream_app.events.records import iso_time
 from stream_app.triggers.conditions import Facts
 from stream_app.triggers.gates import OUT_OF_STOCK, PURCHASED
 from stream_app.triggers.intent import BANDS
-from stream_app.triggers.memory import BOUGHT, Memory, Watch
+from stream_app.triggers.memory import BOUGHT, Memory, Timer, Watch
 from stream_app.triggers.rules import Rule
 from stream_app.triggers.shelf import Shelf
 
@@ -25,6 +25,10 @@ class Match:
         What makes this message another one than the rule's last to this user.
     held
         Why there is nothing to say any more, such as an item that was bought since; else empty.
+    item_id
+        The watched item that it is about, None for the user, the cart or an event.
+    timer
+        The timer that led to it.
     """
 
     rule: Rule
@@ -33,6 +37,8 @@ class Match:
     evidence: dict[str, Any]
     items: tuple[dict[str, Any], ...] = ()
     held: str = ""
+    item_id: str | None = None
+    timer: Timer | None = None
 
 
 def about_user(
@@ -97,7 +103,7 @@ def cheaper(rule: Rule, facts: Facts, watch: Watch) -> Match | None:
     key = f"{facts.item_id}@{watch.since_ms}/{0 if told is None else told.times}/{item.price!r}"
     about: dict[str, Any] = {"item_id": facts.item_id, "price": item.price}
     held = PURCHASED if watch.how & BOUGHT else "" if item.available else OUT_OF_STOCK
-    return Match(rule, key, text, evidence | _since(watch), (about,), held)
+    return Match(rule, key, text, evidence | _since(watch), (about,), held, facts.item_id)
 
 
 def back(rule: Rule, facts: Facts, watch: Watch) -> Match | None:
@@ -109,7 +115,8 @@ def back(rule: Rule, facts: Facts, watch: Watch) -> Match | None:
     about = {"item_id": facts.item_id, "price": item.price}
     held = PURCHASED if watch.how & BOUGHT else ""
     text = f"{facts.item_id} is back in stock"
-    return Match(rule, key, text, {"stock": item.stock, "price": item.price} | _since(watch), (about,), held)
+    evidence = {"stock": item.stock, "price": item.price} | _since(watch)
+    return Match(rule, key, text, evidence, (about,), held, facts.item_id)
 
 
 def is_met(rule: Rule, facts: Facts) -> bool:

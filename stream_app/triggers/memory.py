@@ -24,6 +24,7 @@ from stream_app.triggers.shelf import Shelf
 MOST_BYTES = 1_800
 MOST_LINES = 20  # of a cart
 MOST_WATCHED = 24
+MOST_PUT_OFF = 8  # messages about items that wait for the end of quiet hours
 MOST_COUNTED = 1_000  # of what a visit counts
 MOST_SENT = 16  # rules whose last message is remembered, the latest ones
 NEVER_MS = 2**62
@@ -81,10 +82,22 @@ class Watch(msgspec.Struct, array_like=True, gc=False):
 
 
 class Timer(msgspec.Struct, array_like=True, gc=False):
-    """A pending rule: when it is due, and what it speaks of."""
+    """A pending rule: when it is due, and what it speaks of.
+
+    Attributes
+    ----------
+    subject
+        Empty where that is seen when it is due.
+    first_ms
+        When it was due before quiet hours put it off, 0 if they have not.
+    by_event
+        Whether one of the rule's `any` held for the event that it waits after.
+    """
 
     due_ms: int
     subject: str
+    first_ms: int = 0
+    by_event: bool = False
 
 
 class Sent(msgspec.Struct, array_like=True, gc=False):

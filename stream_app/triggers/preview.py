@@ -16,7 +16,8 @@ from typing import Any
 
 from stream_app.events import Event, Item, Tombstone, User
 from stream_app.events.records import iso_time
-from stream_app.triggers.engine import LATE_MS, Decision, Look, TriggerEngine
+from stream_app.triggers.deciding import Decision
+from stream_app.triggers.engine import LATE_MS, Look, TriggerEngine
 from stream_app.triggers.intent import Intent, Moment
 from stream_app.triggers.memory import NEVER_MS
 from stream_app.triggers.messages import cloud_event_fields

@@ -14,7 +14,8 @@ from stream_app.events import Event, User, encode_event
 from stream_app.lookout import Lookout
 from stream_app.model.item_index import ItemIndex
 from stream_app.model.user_table import UserTable
-from stream_app.triggers.engine import LATE_MS, Decision, TriggerEngine
+from stream_app.triggers.deciding import Decision
+from stream_app.triggers.engine import LATE_MS, TriggerEngine
 from stream_app.triggers.memory import unpack_memory
 from stream_app.triggers.preview import Preview
 from stream_app.triggers.rules_file import parse_trigger_rules
