@@ -115,7 +115,7 @@ async def test_a_batch_takes_effect_while_the_next_is_computed(monkeypatch: pyte
 
 
 async def test_partitions_take_effect_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a turn has read costs one reading, one sending and one writing, however many partitions it is of."""
+    """What a turn has read costs one read, one sending and one write, of however many partitions it is."""
     worker, log = make_worker(monkeypatch, [batch(7, ("a", "i")) | batch(3, ("b", "i"), partition=1)])
     log.gate.set()
     assert await worker.step() == 2
@@ -124,7 +124,7 @@ async def test_partitions_take_effect_together(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_partition_that_others_took_is_lost_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused is what belongs to another worker; the rest of the turn is written, committed and remembered."""
+    """Refused is what belongs to another worker; the rest of the turn is written and remembered."""
     worker, log = make_worker(monkeypatch, [batch(7, ("a", "i")) | batch(3, ("b", "i"), partition=1)])
     log.gate.set()
     worker.store.taken.add(1)  # type: ignore[attr-defined]  # the one in memory
