@@ -14,7 +14,7 @@ from stream_app.events import DecodePolicy, Event, Message, decode_event
 from stream_app.events.dead_letters import Rejected
 from stream_app.firing import Firing, Task, users_of_messages
 from stream_app.ownership import Held
-from stream_app.recommender import Lists, Outcome, Recommender
+from stream_app.recommender import Lists, Outcome, Recommender, Share
 from stream_app.store import lists_json
 from stream_app.transport import OutMessage
 from stream_app.triggers.engine import Look
@@ -127,12 +127,13 @@ class Applier:
         return Decoded(part, offsets, events, rejected)
 
     def apply(self, batch: Sequence[Decoded]) -> list[Applied]:
-        """Apply a turn's parts, one after the other; the state of every user must be in memory."""
-        return [self._apply(decoded) for decoded in batch]
+        """Apply a turn's parts; the state of every user must be in memory."""
+        shares = [Share(decoded.part.partition, decoded.offsets, decoded.events) for decoded in batch]
+        outcomes = self.recommender.apply_all(shares)
+        return [self._applied(decoded, outcome) for decoded, outcome in zip(batch, outcomes, strict=True)]
 
-    def _apply(self, decoded: Decoded) -> Applied:
+    def _applied(self, decoded: Decoded, outcome: Outcome) -> Applied:
         part, rejected = decoded.part, decoded.rejected
-        outcome = self.recommender.apply(part.partition, decoded.offsets, decoded.events)
         lists = self.as_json(outcome.lists)
         if part.muted:  # what it leads to elsewhere happened before
             return Applied(part, [], lists, outcome, 0)
