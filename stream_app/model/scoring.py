@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pruning.artefact import KernelArgs, lookup_one
 from stream_app.model.candidates import (
+    SUPPORT,
     gather_learned,
     gather_served,
     kth_largest,
@@ -411,7 +412,10 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
 def _log_choice(view, users, u, i, seed, scratch, log, e):  # type: ignore[no-untyped-def]
     """How item `i` and a few others that could have been offered looked to user `u` before the choice."""
     history = users.items[u, : users.length[u]]
-    candidates = candidates_of(view, history, history, MOST_CANDIDATES, scratch)
+    n_found = _gather(view, history, history, scratch)
+    if scratch.total[i, SUPPORT] == 0.0 and not np.any(view.pool == i):
+        return  # as below, without choosing the candidates: half of all choices are of this kind
+    candidates = select(scratch, n_found, view.servable, view.pool, MOST_CANDIDATES)
     c = len(candidates)
     chosen = -1
     for x in range(c):
