@@ -184,12 +184,13 @@ def sum_item_tokens(token_weights, item_tokens, out):  # type: ignore[no-untyped
 @nb.njit(cache=True, nogil=True)
 def candidates_of(view, history, excluded, most, scratch):  # type: ignore[no-untyped-def]
     """The candidates of one user, int32 (c,), with their totals in `scratch`."""
-    n_found = _gather(view, history, excluded, scratch)
+    n_found = gather(view, history, excluded, scratch)
     return select(scratch, n_found, view.servable, view.pool, most)
 
 
 @nb.njit(cache=True, nogil=True)
-def _gather(view, history, excluded, scratch):  # type: ignore[no-untyped-def]
+def gather(view, history, excluded, scratch):  # type: ignore[no-untyped-def]
+    """Find the items that the history points at, in `scratch`; returns how many."""
     start_user(scratch, excluded)
     if view.learned:
         return gather_learned(view.graph, view.stats, history, scratch)
@@ -412,7 +413,7 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
 def _log_choice(view, users, u, i, seed, scratch, log, e):  # type: ignore[no-untyped-def]
     """How item `i` and a few others that could have been offered looked to user `u` before the choice."""
     history = users.items[u, : users.length[u]]
-    n_found = _gather(view, history, history, scratch)
+    n_found = gather(view, history, history, scratch)
     if scratch.total[i, SUPPORT] == 0.0 and not np.any(view.pool == i):
         return  # as below, without choosing the candidates: half of all choices are of this kind
     candidates = select(scratch, n_found, view.servable, view.pool, MOST_CANDIDATES)
@@ -456,7 +457,7 @@ def _describe_list(view, users, u, history, scratch):  # type: ignore[no-untyped
     if scratch.answered[slot] == key and scratch.answered_items[slot] == n:
         return scratch.answered_numbers[slot, :n, :N_NUMBERS].copy()
     described = users.offered[u, last - n : last]
-    _gather(view, history, history, scratch)
+    gather(view, history, history, scratch)
     recall(view, users, u, last - n, scratch)
     numbers = np.empty((n, N_NUMBERS), np.float32)
     describe(described, history, view, scratch, numbers)
