@@ -27,7 +27,7 @@ from stream_app.embedded import EmbeddedRedis
 from stream_app.events import Event, User, decode_event, encode_user
 from stream_app.recommender import Recommender
 from stream_app.simulator import Shop
-from stream_app.store import Store, TriggerWrites
+from stream_app.store import Effects, Store, TriggerWrites
 from stream_app.triggers.engine import TriggerEngine
 from stream_app.triggers.rules_file import builtin_rules
 from tests.servers import KafkaServer
@@ -154,7 +154,7 @@ async def timer_bytes(count: int) -> dict[str, Any]:
         for start in range(0, count, BATCH):
             some = [(f"u{n:08d}", CART_MS + n) for n in range(start, min(count, start + BATCH))]
             fence = fences[start // BATCH % PARTITIONS]
-            await store.write([], [], fence, None, TriggerWrites(some))
+            await store.write_fenced([Effects(fence, triggers=TriggerWrites(some))])
         used = onlooker.info("memory")["used_memory"] - before
         await store.close()
     return {"timers": count, "megabytes": round(used / 1e6, 1), "bytes_per_timer": round(used / count, 1)}

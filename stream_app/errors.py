@@ -5,7 +5,6 @@
     ├── InputError             a file cannot be read: which file, which line, why
     ├── EventError             a message is not a valid event, item or user: which field, why
     ├── StoreError             Redis refused or did not answer
-    │   ├── FencedError        another process has taken over what was to be written
     │   └── EmptiedError       Redis lost what it held: it was flushed, or started again empty
     ├── TransportError         Kafka refused or did not answer
     │   └── OffsetError        a topic does not go on where it was read last
@@ -19,6 +18,7 @@ setting (do not restart) from a broker that is down (restart later).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -103,12 +103,12 @@ class StoreError(RecsError):
     exit_code: ClassVar[int] = 69
 
 
-class FencedError(StoreError):
-    """A partition belongs to another worker since; nothing was written."""
-
-
 class EmptiedError(StoreError):
-    """What Redis held of a partition is gone; what was to be read from it has to be rebuilt first."""
+    """What Redis held of partitions is gone; what was to be read from it has to be rebuilt first."""
+
+    def __init__(self, text: str, partitions: Iterable[int]) -> None:
+        self.partitions = frozenset(partitions)
+        super().__init__(text)
 
 
 class TransportError(RecsError):

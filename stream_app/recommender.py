@@ -111,6 +111,20 @@ class Lists(Sequence[Offered]):
     def __len__(self) -> int:
         return len(self.user_ids)
 
+    def part(self, start: int, end: int) -> Lists:
+        """The lists from number `start` to before `end`."""
+        if (start, end) == (0, len(self)):
+            return self
+        part = slice(start, end)
+        return Lists(
+            user_ids=self.user_ids[part],
+            items=self.items[part],
+            scores=self.scores[part],
+            personal=self.personal[part],
+            times_ms=self.times_ms[part],
+            notes=self.notes[part],
+        )
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
@@ -154,6 +168,33 @@ class Reason:
     parts: Mapping[str, float]  # group of features → part of the score
 
 
+@dataclass(frozen=True)
+class Share:
+    """What a turn has of one partition: events with their offsets, in offset order."""
+
+    partition: int
+    offsets: Sequence[int]
+    events: Sequence[Event]
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What became of a share before anything was computed.
+
+    Attributes
+    ----------
+    rows
+        Of `_Said` and of the log.
+    active
+        User → latest event time.
+    """
+
+    rows: slice
+    active: dict[str, int]
+    applied: int
+    looks: Sequence[Look]
+
+
 class _Said:
     """The columns of `Feedback` in the making."""
 
@@ -167,6 +208,7 @@ class _Said:
         self.strengths: list[float] = []
         self.shown: list[int] = []
         self.shown_end: list[int] = []
+        self.seeds: list[NDArray[np.uint64]] = []  # of whole shares
 
     def add(
         self, row: int, time: int, place: int, request: int, kind: int, item: int, strength: float
@@ -317,19 +359,47 @@ class Recommender:
         An event whose offset is not above the last one applied to its user is skipped, so a batch that
         was half applied before a crash can be given again. Without `lists`, lists and states are left out.
         """
+        return self.apply_all([Share(partition, offsets, events)], lists=lists)[0]
+
+    def apply_all(self, shares: Sequence[Share], *, lists: bool = True) -> list[Outcome]:
+        """Apply what a turn has of several partitions, each as `apply` does, at the fixed costs of one."""
+        users = [{event.user_id for event in share.events} for share in shares]
+        if len(set().union(*users)) < sum(map(len, users)):  # somebody is in two of them: who comes first?
+            return [self.apply_all([share], lists=lists)[0] for share in shares]
         self.make_room()
-        users = self.users
-        user_rows = users.rows_of([event.user_id for event in events])  # (e,)
-        new = users.advance(user_rows, partition, np.array(offsets, np.int64))
+        said = _Said()
+        taken = [self._take(said, share) for share in shares]
+        log = self._observe(said)
+        active = {user_id: ms for some in taken for user_id, ms in some.active.items()} if lists else {}
+        states = self.users.pack_all([*active]) if active else []
+        made = self.lists([*active], active) if active else Lists()
+        outcomes, start = [], 0
+        for share, some in zip(shares, taken, strict=True):
+            end = start + (len(some.active) if lists else 0)
+            outcomes.append(
+                Outcome(
+                    examples=self._examples(share.partition, said, log, some.rows),
+                    lists=made.part(start, end),
+                    states=states[start:end],
+                    applied=some.applied,
+                    skipped=len(share.events) - some.applied,
+                    looks=some.looks,
+                )
+            )
+            start = end
+        return outcomes
+
+    def _take(self, said: _Said, share: Share) -> _Taken:
+        """Take note of what a share's events say, those that are known left out."""
+        partition, offsets, events = share.partition, share.offsets, share.events
+        user_rows = self.users.rows_of([event.user_id for event in events])  # (e,)
+        new = self.users.advance(user_rows, partition, np.array(offsets, np.int64))
+        begin, active = len(said.rows), {}  # type: int, dict[str, int]
         applied = int(new.sum())
-        if not applied:
-            return Outcome(None, Lists(), [], 0, len(events))
         looks: Sequence[Look] = ()
-        if self.lookout is not None:
+        if self.lookout is not None and applied:
             at, kept = [*compress(offsets, new)], [*compress(events, new)]
             looks = self.lookout.on_events(partition, at, kept, user_rows[new])
-        said = _Said()
-        active: dict[str, int] = {}  # user → latest event time
         for event, row, place in compress(zip(events, user_rows.tolist(), offsets, strict=True), new):
             time = event.event_time_ms
             if active.get(event.user_id, -1) < time:
@@ -341,13 +411,9 @@ class Recommender:
             for item_id, kind, strength in self._judged(event):
                 number = self.items.number(item_id) if item_id else 0
                 said.add(row, time, place, request, kind, number, strength)
-        log, places = self._observe(partition, said)
-        examples = self._examples(partition, said, log, places)
-        if not lists:
-            return Outcome(examples, Lists(), [], applied, len(events) - applied, looks)
-        states = users.pack_all(list(active))
-        made = self.lists(list(active), active)
-        return Outcome(examples, made, states, applied, len(events) - applied, looks)
+        rows = slice(begin, len(said.rows))
+        said.seeds.append(_seeds(partition, np.array(said.places[rows], np.int64)))
+        return _Taken(rows, active, applied, looks)
 
     def _show(self, said: _Said, row: int, time: int, place: int, request: int, event: Event) -> None:
         """Add a list that was shown, in parts that an example has room for."""
@@ -367,10 +433,9 @@ class Recommender:
             return [(event.item_id, DISLIKED, 0.0)]  # below the threshold
         return _NOTHING
 
-    def _observe(self, partition: int, said: _Said) -> tuple[Logged, NDArray[np.int64]]:
+    def _observe(self, said: _Said) -> Logged:
         self.users.find_again(np.array(said.rows, np.int32))
         log = new_log(len(said.rows))
-        places = np.array(said.places, np.int64)
         events = Feedback(
             rows=np.array(said.rows, np.int32),
             items=np.array(said.items, np.int32),
@@ -380,35 +445,35 @@ class Recommender:
             requests=np.array(said.requests, np.uint64),
             shown=np.array(said.shown, np.int32),
             shown_end=np.array(said.shown_end, np.int64),
-            seeds=_seeds(partition, places),
+            seeds=np.concatenate([*said.seeds, np.zeros(0, np.uint64)]),
         )
         observe(self.model.view, self.users.users, events, self.model.scratch, log)
-        return log, places
+        return log
 
-    def _examples(
-        self, partition: int, said: _Said, log: Logged, places: NDArray[np.int64]
-    ) -> ExampleBatch | None:
-        keep = log.count > 0
-        if not keep.any():
+    def _examples(self, partition: int, said: _Said, log: Logged, rows: slice) -> ExampleBatch | None:
+        """The examples of a share, which filled `rows` of the log."""
+        keep = np.flatnonzero(log.count[rows] > 0) + rows.start
+        if not len(keep):
             return None
+        history, item = log.history[keep], log.item[keep]
         seen = np.zeros(self.items.capacity + 1, np.bool_)  # the last one stands for "no item"
-        seen[log.history[keep]] = seen[log.item[keep]] = True
+        seen[history] = seen[item] = True
         mentioned = np.flatnonzero(seen[:-1])
         place = np.full(len(seen), -1, np.int32)
         place[mentioned] = np.arange(len(mentioned), dtype=np.int32)
         return ExampleBatch(
             partition=partition,
-            offsets=places[keep],
+            offsets=np.array(said.places, np.int64)[keep],
             times_ms=np.array(said.times, np.int64)[keep],
-            ids=[self.items.ids[i] for i in mentioned],
+            ids=[self.items.ids[i] for i in mentioned.tolist()],
             keys=self.items.keys[mentioned],
-            history=place[log.history[keep]],
+            history=place[history],
             length=log.length[keep],
             gap=log.gap[keep],
             kind=log.kind[keep],
             weight=log.weight[keep],
             users=self.users.users.tokens[np.array(said.rows)[keep]],
-            item=place[log.item[keep]],
+            item=place[item],
             count=log.count[keep],
             numbers=log.numbers[keep].astype(np.float16).astype(np.float32),  # as it will be on the wire
             user_fields=tuple(sorted(self.users.fields)),

@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
-from stream_app.errors import ConfigError, EmptiedError, FencedError, StoreError
+from stream_app.errors import ConfigError, EmptiedError, StoreError
 from stream_app.events.records import iso_time
 from stream_app.recommender import Lists, Offered
 
@@ -250,6 +250,29 @@ class TriggerWrites:
     intent: bytes = b""
 
 
+@dataclass(frozen=True)
+class Effects:
+    """What Redis has to hold of one partition's users from now on.
+
+    Attributes
+    ----------
+    fence
+        The right to write it.
+    lists, states
+        By user.
+    place
+        The last offset of the partition whose effect this is; None where it is not that of events.
+    triggers
+        What triggers wait for from now on.
+    """
+
+    fence: Fence
+    lists: Sequence[tuple[str, bytes]] = ()
+    states: Sequence[tuple[str, bytes]] = ()
+    place: int | None = None
+    triggers: TriggerWrites = TriggerWrites()
+
+
 # Writes lists and states of a partition's users, and what their triggers wait for: all, or none when another
 # worker has claimed the partition. KEYS fence, mark, place, timers, triggers, then those of lists, of states,
 # of watchers; ARGV token, times to live of lists and of states, number of lists and of states, the place or
@@ -386,84 +409,71 @@ class Store:
         """Remove the mark of a partition whose states are complete again."""
         await self._ask(self._redis.unlink(self.keys.rebuild(fence.partition)))
 
-    async def load_states(self, user_ids: Sequence[str], fence: Fence | None = None) -> list[bytes | None]:
+    async def load_states(self, user_ids: Sequence[str], fences: Sequence[Fence] = ()) -> list[bytes | None]:
         """The packed states of users, None for new ones.
+
+        Parameters
+        ----------
+        fences
+            Those of the partitions that the users belong to.
 
         Raises
         ------
         EmptiedError
-            If Redis lost `fence`: who has no state then may have had one.
+            If Redis lost some of `fences`: who has no state then may have had one.
         """
         if not user_ids:
             return []
-        keys = [*map(self.keys.state, user_ids)]
-        if fence is None:
-            states: list[bytes | None] = await self._ask(self._redis.mget(keys))
-            return states
-        held, *states = await self._ask(self._redis.mget([self.keys.fence(fence.partition), *keys]))
-        if held is None:
-            raise EmptiedError(f"Redis at {self._where} was emptied")
-        return states
+        keys = [self.keys.fence(fence.partition) for fence in fences]
+        found: list[bytes | None] = await self._ask(
+            self._redis.mget([*keys, *map(self.keys.state, user_ids)])
+        )
+        held = zip(fences, found[: len(fences)], strict=True)
+        gone = [fence.partition for fence, value in held if value is None]
+        if gone:
+            raise EmptiedError(f"Redis at {self._where} was emptied", gone)
+        return found[len(fences) :]
 
-    async def write(
-        self,
-        lists: Iterable[tuple[str, bytes]],
-        states: Iterable[tuple[str, bytes]],
-        fence: Fence | None = None,
-        place: int | None = None,
-        triggers: TriggerWrites | None = None,
-    ) -> None:
-        """Write users' lists, then their states, in one round trip.
+    async def write(self, lists: Iterable[tuple[str, bytes]], states: Iterable[tuple[str, bytes]]) -> None:
+        """Write users' lists, then their states, in one round trip, whoever else may write them.
 
         A state says which event was applied last. It is written after the list, so that a cut in between
-        makes the event be applied again, not be lost. With a fence, all is written or nothing.
-
-        Parameters
-        ----------
-        place
-            The last offset of the fence's partition whose effect this is.
-        triggers
-            What triggers wait for from now on; with a fence only.
-
-        Raises
-        ------
-        FencedError
-            If somebody else has claimed the partition since.
+        makes the event be applied again, not be lost.
         """
         top, state = self.keys.top, self.keys.state
-        if fence is not None:
-            done = b"" if place is None else b"%d" % place
-            await self._write_fenced([*lists], [*states], fence, done, triggers or TriggerWrites())
-            return
         commands = [set_command(top(user_id), value, self._list_ttl) for user_id, value in lists]
         commands += [set_command(state(user_id), value, self._state_ttl) for user_id, value in states]
         if commands:
             await self._ask(self._execute(commands))
 
-    async def _write_fenced(
-        self,
-        lists: Sequence[tuple[str, bytes]],
-        states: Sequence[tuple[str, bytes]],
-        fence: Fence,
-        place: bytes,
-        triggers: TriggerWrites,
-    ) -> None:
-        partition, t = fence.partition, triggers
+    async def write_fenced(self, effects: Sequence[Effects]) -> set[int]:
+        """Write what belongs to partitions, all in one round trip, each partition's as a whole or not at all.
+
+        Returns
+        -------
+        The partitions of which nothing was written, because somebody else has claimed them since.
+        """
+        if not effects:
+            return set()
+        answers = await self._ask(self._execute([self._fenced_command(one) for one in effects]))
+        return {one.fence.partition for one, written in zip(effects, answers, strict=True) if not written}
+
+    def _fenced_command(self, effects: Effects) -> bytes:
+        lists, states, t = effects.lists, effects.states, effects.triggers
+        partition, place = effects.fence.partition, effects.place
         keys = [*self._partition_keys(partition), self.keys.timers(partition), self.keys.triggers(partition)]
         keys += [self.keys.top(user_id) for user_id, _ in lists]
         keys += [self.keys.state(user_id) for user_id, _ in states]
         keys += [self.keys.watchers(partition, item_id) for item_id, _, _ in t.watched]
-        head = (fence.token, self._list_ttl, self._state_ttl, len(lists), len(states))
-        arguments = [b"%d" % n for n in head] + [place]
+        head = (effects.fence.token, self._list_ttl, self._state_ttl, len(lists), len(states))
+        arguments = [b"%d" % n for n in head] + [b"" if place is None else b"%d" % place]
         arguments += [b"%d" % n for n in (t.clock_ms, t.wall_ms, t.items_place, len(t.timers))] + [t.intent]
         arguments += [value for _, value in lists] + [value for _, value in states]
         for user_id, due_ms in t.timers:
             arguments += [b"" if due_ms is None else b"%d" % due_ms, user_id.encode()]
         for _, user_id, since_ms in t.watched:
             arguments += [b"%d" % since_ms, user_id.encode()]
-        [written] = await self._ask(self._execute([eval_command(_WRITE, keys, arguments)]))
-        if not written:
-            raise FencedError(f"partition {fence.partition} belongs to another worker since")
+        return eval_command(_WRITE, keys, arguments)
 
     # Triggers
 

@@ -17,39 +17,38 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from mode import Service
 
 from pruning.tokens import token
+from stream_app.applying import Applied, Applier, Part
 from stream_app.config import Settings
 from stream_app.errors import (
     ConfigError,
     EmptiedError,
     EventError,
-    FencedError,
     OffsetError,
     RecsError,
     ReleaseError,
     StoreError,
     TransportError,
 )
-from stream_app.events import DecodePolicy, Event, Message, Tombstone, decode_event, decode_item, decode_user
-from stream_app.events.dead_letters import Rejected
+from stream_app.events import Message, Tombstone, decode_item, decode_user
 from stream_app.failpoints import failpoint
-from stream_app.firing import Firing, Task, count_decisions, users_of_messages
+from stream_app.firing import Firing, Task, count_decisions
 from stream_app.lists.exploring import Exploration
 from stream_app.lists.rules import RulesFile
 from stream_app.model.key_ring import KeyRing
 from stream_app.model.release import Overlay, Release
 from stream_app.model.user_table import tail_of
 from stream_app.ownership import Held, Ownership
-from stream_app.recommender import Lists, Outcome, Recommender
-from stream_app.store import Store, lists_json
+from stream_app.recommender import Recommender
+from stream_app.store import Effects, Fence, Store, TriggerWrites
 from stream_app.telemetry import Metrics
-from stream_app.transport import Connection, EventSource, LogReader, OutMessage, Sender, ensure_topics
-from stream_app.triggers.engine import Look, TriggerEngine
+from stream_app.transport import Connection, EventSource, LogReader, Sender, ensure_topics
+from stream_app.triggers.engine import TriggerEngine
 from stream_app.triggers.matching import in_words
 from stream_app.triggers.memory import unpack_memory
 from stream_app.triggers.rules import TriggerRules
@@ -165,7 +164,7 @@ class Worker(Service):
         self._items = LogReader(connection, settings.items_topic)
         self._users = LogReader(connection, settings.users_topic)
         self._sender = Sender(connection)
-        self._policy = DecodePolicy(max_bytes=settings.max_event_bytes)
+        self._applier = Applier(settings, self.recommender, self._firing, clock)
         self._batch = asyncio.Lock()  # held while a batch is under way
         self._done: dict[int, int] = {}  # partition → next offset to commit
         self._effect: asyncio.Task[None] | None = None  # of the last batch
@@ -174,7 +173,6 @@ class Worker(Service):
         self._release_step = -1  # of the release that is served
         self._overlays = 0  # overlays applied over the release
         self._publication: bytes | None = None  # the list of overlays that they come from
-        self._examples_partitions = 1
         self._last_commit = self._last_sync = 0.0
         self.ready = False
 
@@ -183,7 +181,7 @@ class Worker(Service):
         await ensure_topics(self._connection, topics(self.settings), self.settings.replication)
         await self.store.ping()
         await self._sender.start()
-        self._examples_partitions = await self._sender.partitions(self.settings.examples_topic)
+        self._applier.examples_partitions = await self._sender.partitions(self.settings.examples_topic)
         if self._firing is not None:
             await self._firing.begin(await self._sender.partitions(self.settings.events_topic))
         await self._items.start()
@@ -239,10 +237,7 @@ class Worker(Service):
                 await self._look_for_a_flush()
             await self._take_partitions()
             batches = await self._source.poll(self.settings.batch_size, 0 if self._busy else POLL_S)
-            handled = 0
-            for partition, records in batches.items():
-                await self._handle(partition, records)
-                handled += len(records)
+            handled = await self._handle(batches)
             await self._end_rebuilds()
             self._busy = await self._fire(batches)
             if not handled:
@@ -259,74 +254,93 @@ class Worker(Service):
 
     # One batch
 
-    async def _handle(self, partition: int, records: Sequence[Message]) -> None:
-        held = self._ownership.held(partition)
-        if held is None:  # not ours yet, or not any more
-            self._source.rewind(partition, records[0].offset)
-            return
-        old = [r for r in records if r.offset < held.muted_until]
-        for part, muted in ((old, True), (records[len(old) :], False)):
-            if part and not await self._apply(partition, held, part, muted=muted):
-                return
+    async def _handle(self, batches: Mapping[int, Sequence[Message]]) -> int:
+        """Apply what a turn has read, as one batch; returns how many events that were."""
+        old, new = [], []
+        for partition, records in batches.items():
+            held = self._ownership.held(partition)
+            if held is None:  # not ours yet, or not any more
+                self._source.rewind(partition, records[0].offset)
+                continue
+            begin = sum(r.offset < held.muted_until for r in records)
+            if begin:
+                old.append(Part(partition, held, records[:begin], muted=True))
+            if begin < len(records):
+                new.append(Part(partition, held, records[begin:]))
+        failed = await self._apply(old)
+        await self._apply([part for part in new if part.partition not in failed])
+        return sum(map(len, batches.values()))
 
-    async def _apply(
-        self, partition: int, held: Held, records: Sequence[Message], *, muted: bool = False
-    ) -> bool:
-        """Apply a batch, and let it take effect while the next one is computed; muted, for its states only.
+    async def _apply(self, parts: Sequence[Part]) -> set[int]:
+        """Apply parts, and let them take effect while the next are computed.
 
         Returns
         -------
-        False when that cannot be: Redis turned out to be empty, or the partition belongs to another worker.
+        Partitions of which nothing can be applied: Redis turned out to be empty, or they belong to others.
         """
         began = time.perf_counter()
-        offsets, events, rejected = self._decode(records)
-        if muted:  # dead letters were sent, and who was erased since stays erased
-            sent_ms = {r.offset: r.timestamp for r in records}
-            erased_ms = [self._erased_ms(event.user_id) for event in events]
-            kept = [x for x, offset in enumerate(offsets) if sent_ms[offset] > erased_ms[x]]
-            offsets, events, rejected = [offsets[x] for x in kept], [events[x] for x in kept], []
-        try:
-            await self._load([event.user_id for event in events], held)
-        except EmptiedError:
-            await self._rebuild(partition, records[0].offset)
-            return False
-        work = asyncio.to_thread(self._compute, partition, offsets, events, rejected)
-        messages, lists, outcome = await work
-        for user_id in outcome.lists.user_ids if self._outdated else ():
-            self._outdated.pop(user_id, None)
+        failed: set[int] = set()
+        while parts:
+            batch = [self._applier.decode(part, self._erased_ms) for part in parts]
+            try:
+                users = [event.user_id for decoded in batch for event in decoded.events]
+                await self._load(users, [part.held.fence for part in parts])
+                break
+            except EmptiedError as error:
+                failed.update(error.partitions)
+            for part in parts:
+                if part.partition in failed:
+                    await self._rebuild(part.partition, part.records[0].offset)
+            parts = [part for part in parts if part.partition not in failed]
+        if not parts:
+            return failed
+        applied = await asyncio.to_thread(self._applier.apply, batch)
+        if self._outdated:
+            for user_id in chain.from_iterable(one.outcome.lists.user_ids for one in applied):
+                self._outdated.pop(user_id, None)
         failpoint("worker.after_apply")
         await self._settle()
-        if self._ownership.held(partition) is not held:
-            return False
-        triggers = None if self._firing is None else self._firing.writes(partition, outcome.looks)
+        ours = [one for one in applied if self._ownership.held(one.part.partition) is one.part.held]
+        effects = [self._effects_of(one) for one in ours]
+        self._effect = asyncio.create_task(self._take_effect(ours, effects, began))
+        return failed | {part.partition for part in parts} - {one.part.partition for one in ours}
 
-        async def take_effect() -> None:
-            if not muted:
-                await self._try(lambda: self._sender.send(messages), "sending examples")
-            failpoint("worker.after_send")
-            place = records[-1].offset
-            try:
-                await self._try(
-                    lambda: self.store.write(lists, outcome.states, held.fence, place, triggers),
-                    "writing lists",
-                )
-            except FencedError as error:
-                self._lose(partition, error)
-                return
-            failpoint("worker.after_write")
+    def _effects_of(self, applied: Applied) -> Effects:
+        """What Redis has to hold after a part."""
+        part, outcome = applied.part, applied.outcome
+        triggers = TriggerWrites()
+        if self._firing is not None:
+            triggers = self._firing.writes(part.partition, outcome.looks)
+        return Effects(part.held.fence, applied.lists, outcome.states, part.records[-1].offset, triggers)
+
+    async def _take_effect(self, batch: Sequence[Applied], effects: Sequence[Effects], began: float) -> None:
+        """Send, then write, then let commit: a crash in between repeats what came before it."""
+        messages = [message for applied in batch for message in applied.messages]
+        await self._try(lambda: self._sender.send(messages), "sending examples")
+        failpoint("worker.after_send")
+        refused = await self._write(effects)
+        failpoint("worker.after_write")
+        for applied in batch:
+            part, outcome = applied.part, applied.outcome
+            if part.partition in refused:
+                continue
             self.metrics.lists.inc(len(outcome.lists))
-            if muted:
+            if part.muted:
                 self.metrics.rebuilt.inc(outcome.applied)
-                return
-            self._done[partition] = records[-1].offset + 1
+                continue
+            self._done[part.partition] = part.records[-1].offset + 1
             self.metrics.events.inc(outcome.applied)
             self.metrics.skipped.inc(outcome.skipped)
-            self.metrics.dead_letters.inc(len(rejected))
+            self.metrics.dead_letters.inc(applied.rejected)
             count_decisions(self.metrics, outcome.looks)
-            self.metrics.batch.observe(time.perf_counter() - began)
+        self.metrics.batch.observe(time.perf_counter() - began)
 
-        self._effect = asyncio.create_task(take_effect())
-        return True
+    async def _write(self, effects: Sequence[Effects]) -> set[int]:
+        """Write to Redis; returns the partitions that turned out to belong to other workers."""
+        refused = await self._try(lambda: self.store.write_fenced(effects), "writing lists")
+        for partition in refused:
+            self._lose(partition)
+        return refused
 
     async def _settle(self) -> None:
         """Wait until the last batch has taken effect.
@@ -341,60 +355,13 @@ class Worker(Service):
             self.recommender.users.forget_partitions(self._lost)
             self._lost.clear()
 
-    def _compute(
-        self, partition: int, offsets: list[int], events: list[Event], rejected: list[Rejected]
-    ) -> tuple[list[OutMessage], list[tuple[str, bytes]], Outcome]:
-        """Apply a batch; returns its messages, its lists as bytes, and the outcome they were made of."""
-        outcome = self.recommender.apply(partition, offsets, events)
-        dead = self.settings.dead_letter_topic
-        messages: list[OutMessage] = [(dead, r.key, r.to_dead_letter(), None) for r in rejected]
-        if outcome.examples is not None:
-            to = partition % self._examples_partitions  # one source partition stays in order
-            messages += [
-                (self.settings.examples_topic, None, part.to_bytes(), to) for part in outcome.examples.parts()
-            ]
-        lists = self._as_json(outcome.lists)
-        messages += self._exposures(lists) + self._triggered(outcome.looks, outcome.lists)
-        return messages, lists, outcome
-
-    def _triggered(self, looks: Sequence[Look], lists: Lists) -> list[OutMessage]:
-        """What triggers have to say, sent or held back."""
-        s = self.settings
-        if self._firing is None or not looks:
-            return []
-        return self._firing.messages(looks, lists, s.triggers_topic, s.suppressed_topic, s.namespace)
-
-    def _exposures(self, lists: Sequence[tuple[str, bytes]]) -> list[OutMessage]:
-        """What is kept of lists while places are drawn, so that estimates are possible."""
-        if not self.settings.explore_places:
-            return []
-        return [(self.settings.exposures_topic, user_id.encode(), data, None) for user_id, data in lists]
-
-    def _as_json(self, lists: Lists) -> list[tuple[str, bytes]]:
-        return lists_json(lists, self.recommender.model.version, int(self.clock() * 1000))
-
-    def _decode(self, records: Sequence[Message]) -> tuple[list[int], list[Event], list[Rejected]]:
-        now_ms = int(self.clock() * 1000)
-        offsets, events, rejected = [], [], []
-        for r in records:
-            try:
-                event = decode_event(
-                    r.value, key=r.key, headers=r.headers, policy=self._policy, now_ms=now_ms
-                )
-                # the record's time is the same whenever it is read, that of the wall is not
-                events.append(event.not_after(r.timestamp) if r.timestamp >= 0 else event)
-                offsets.append(r.offset)
-            except EventError as error:
-                rejected.append(
-                    Rejected(r.topic, r.partition, r.offset, r.key, r.value, error.field, error.reason)
-                )
-        return offsets, events, rejected
-
-    async def _load(self, user_ids: Sequence[str], held: Held, *, only_known: bool = False) -> None:
+    async def _load(
+        self, user_ids: Sequence[str], fences: Sequence[Fence], *, only_known: bool = False
+    ) -> None:
         """Bring users into memory, new ones, too, unless `only_known`."""
         users = self.recommender.users
         missing = users.keep(dict.fromkeys(user_ids))
-        states = await self._try(lambda: self.store.load_states(missing, held.fence), "loading users")
+        states = await self._try(lambda: self.store.load_states(missing, fences), "loading users")
         for user_id, state in zip(missing, states, strict=True):
             if state is None and only_known:
                 continue
@@ -433,42 +400,24 @@ class Worker(Service):
         if firing is None or self._ownership.held(partition) is not held:
             return
         try:
-            await self._load(task.users, held, only_known=True)
+            await self._load(task.users, [held.fence], only_known=True)
         except EmptiedError:
             await self._rebuild(partition, await self._source.position(partition))
             return
-        looks, gone, messages, lists, states = await asyncio.to_thread(self._compute_task, task)
+        fired = await asyncio.to_thread(self._applier.fire, task)
         if not held.muted_until:
-            await self._try(lambda: self._sender.send(messages), "sending triggers")
+            await self._try(lambda: self._sender.send(fired.messages), "sending triggers")
         failpoint("trigger.after_send")
-        writes = firing.writes(partition, looks, task.users if task.item_id is None else ())
+        triggers = firing.writes(partition, fired.looks, task.users if task.item_id is None else ())
         if task.items_place >= 0:
-            writes = replace(writes, items_place=task.items_place)
-        try:
-            await self._try(
-                lambda: self.store.write(lists, states, held.fence, None, writes), "writing triggers"
-            )
-        except FencedError as error:
-            self._lose(partition, error)
+            triggers = replace(triggers, items_place=task.items_place)
+        if await self._write([Effects(held.fence, fired.lists, fired.states, None, triggers)]):
             return
         failpoint("trigger.after_write")
-        await self._try(partial(firing.done, partition, task, gone), "ending a trigger")
-        self.metrics.lists.inc(len(lists))
+        await self._try(partial(firing.done, partition, task, fired.gone), "ending a trigger")
+        self.metrics.lists.inc(len(fired.lists))
         if not held.muted_until:
-            count_decisions(self.metrics, looks)
-
-    def _compute_task(
-        self, task: Task
-    ) -> tuple[list[Look], list[str], list[OutMessage], list[tuple[str, bytes]], list[tuple[str, bytes]]]:
-        """Looks, users who watch no more, messages, lists and states of a slice."""
-        users = self.recommender.users
-        before = {u: users.tails.get(u) for u in task.users if u in users}
-        looks, gone = task.look([*before])
-        made = self.recommender.lists(users_of_messages(looks))
-        lists = self._as_json(made)
-        states = users.pack_all([k.user_id for k in looks if k.packed != before[k.user_id]])
-        gone += [u for u in task.users if u not in before]
-        return looks, gone, self._exposures(lists) + self._triggered(looks, made), lists, states
+            count_decisions(self.metrics, fired.looks)
 
     async def _commit(self) -> None:
         """Commit what is done. A failure costs nothing: whoever reads the events again skips them."""
@@ -527,7 +476,7 @@ class Worker(Service):
         users = self.recommender.users.of_partition(partition)
         if self._firing is not None:
             self._firing.forget(partition)
-        await self._write(partition, users, with_states=True)
+        await self._rewrite(partition, users, with_states=True)
         bounds = await self._try(partial(self._ownership.bounds, partition), "reading offsets")
         self._source.rewind(partition, bounds.begin)
 
@@ -549,9 +498,11 @@ class Worker(Service):
             until,
         )
 
-    def _lose(self, partition: int, error: FencedError) -> None:
+    def _lose(self, partition: int) -> None:
         """Another worker took a partition while we were away: what we know of it is worth nothing."""
-        self.log.warning("%s; what was to be written is dropped", error)
+        self.log.warning(
+            "partition %d belongs to another worker since; what was to be written is dropped", partition
+        )
         self.metrics.fenced.inc()
         self._done.pop(partition, None)
         self._ownership.left({partition})
@@ -559,22 +510,21 @@ class Worker(Service):
             self._firing.left({partition})
         self._lost.add(partition)
 
-    async def _write(self, partition: int, user_ids: Sequence[str], *, with_states: bool = False) -> None:
+    async def _rewrite(self, partition: int, user_ids: Sequence[str], *, with_states: bool = False) -> None:
         """Make the lists of users in memory again, all of one partition, and write them."""
         held = self._ownership.held(partition)
         for start in range(0, max(1, len(user_ids)), RENEWED):  # at least once: that puts the fence back
             some = user_ids[start : start + RENEWED]
             if held is None:
                 return
-            lists = self._as_json(await asyncio.to_thread(self.recommender.lists, some))
-            states = self.recommender.users.pack_all(some) if with_states else []
-            triggers = self._firing.pending(some) if with_states and self._firing is not None else None
-            await self._try(partial(self._sender.send, self._exposures(lists)), "sending exposures")
-            write = partial(self.store.write, lists, states, held.fence, None, triggers)
-            try:
-                await self._try(write, "writing lists")
-            except FencedError as error:
-                self._lose(partition, error)
+            lists = await asyncio.to_thread(self._applier.lists, some)
+            effects = Effects(held.fence, lists)
+            if with_states:
+                triggers = TriggerWrites() if self._firing is None else self._firing.pending(some)
+                states = self.recommender.users.pack_all(some)
+                effects = replace(effects, states=states, triggers=triggers)
+            await self._try(partial(self._sender.send, self._applier.exposures(lists)), "sending exposures")
+            if await self._write([effects]):
                 return
             self.metrics.lists.inc(len(some))
 
@@ -662,7 +612,7 @@ class Worker(Service):
         users = self.recommender.users
         await self._settle()
         for partition, some in users.by_partition([u for u in user_ids if u in users]).items():
-            await self._write(partition, some)
+            await self._rewrite(partition, some)
 
     async def _withdraw(self, gone: set[str]) -> None:
         """Make the lists again in which an item stands that may no longer be shown."""
@@ -703,7 +653,7 @@ class Worker(Service):
         while True:
             try:
                 return await action()
-            except (FencedError, EmptiedError, OffsetError):
+            except (EmptiedError, OffsetError):
                 raise  # doing it again does not help
             except RecsError as error:
                 if self.should_stop:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from stream_app.model.retrieval import MAX_ROW, WINDOW, source_discount
 
 HISTORY_DECAY = 0.8  # what an item of the history counts less than the next more recent one
+REACH_DECAY = 0.85  # how much fewer of its neighbours it points at …
+LEAST_REACH = 20  # … but at so many at least
 ANSWERED = 512  # lists with a choice whose description is kept for the next choice
 NUMBER_ROOM = 24  # for what `features` describes an item with
 LIST_ROOM = 48  # items of a list that is kept
@@ -163,15 +165,21 @@ def _point_at(  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True)
 def gather_served(neighbours, history, scratch):  # type: ignore[no-untyped-def]
-    """Find items through the rows of a release; returns how many (`scratch.found`)."""
+    """Find items through the rows of a release; returns how many (`scratch.found`).
+
+    The further back an item of the history lies, the fewer of its neighbours it points at, the nearest first:
+    it counts for less, and its far neighbours for next to nothing.
+    """
     n_found, h = np.int64(0), len(history)  # a bare 0 compiles `_point_at` twice
     total, found = scratch.total, scratch.found
     items, scores, scale = neighbours.item, neighbours.score, neighbours.scale
-    weight = np.float32(1.0)
+    weight, reach = np.float32(1.0), np.float32(items.shape[1])
     for d in range(min(h, WINDOW)):
-        j = history[h - 1 - d]
-        n_found = _point_at(total, found, items[j], scores[j], scale[j], weight, d == 0, n_found)
+        j, most = history[h - 1 - d], max(LEAST_REACH, np.int64(reach))
+        near, strong = items[j, :most], scores[j, :most]
+        n_found = _point_at(total, found, near, strong, scale[j], weight, d == 0, n_found)
         weight *= np.float32(HISTORY_DECAY)
+        reach *= np.float32(REACH_DECAY)
     scratch.n_found[0] = n_found
     return n_found
 

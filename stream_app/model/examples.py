@@ -95,6 +95,9 @@ class ExampleBatch:
 
     def parts(self, most: int = 400) -> Iterator[ExampleBatch]:
         """The batch cut into messages of at most `most` examples; those of one event stay together."""
+        if 0 < len(self) <= most:
+            yield self
+            return
         start = 0
         while start < len(self):
             end = min(start + most, len(self))

@@ -22,17 +22,18 @@ from numpy.typing import NDArray
 
 from pruning import EmptyModelError, GuardDecision, Proposal, PruningAgent, SaliencyPruner
 from pruning.agent import Pruner
-from stream_app.model.candidates import new_scratch
+from stream_app.model.candidates import new_scratch, select
 from stream_app.model.eviction import NOBODY, Renumbering
 from stream_app.model.examples import ExampleBatch
 from stream_app.model.features import N_NUMBERS, describe
 from stream_app.model.learning import Learner, ranker_step
 from stream_app.model.release import Release, version_of
 from stream_app.model.retrieval import ItemStats, compacted, length_bucket
-from stream_app.model.scoring import MOST_CANDIDATES, View, candidates_of, score, top_k
+from stream_app.model.scoring import MOST_CANDIDATES, View, gather, score, top_k
 from stream_app.model.served_model import FreshWeights, ServedModel, bare_weights, empty_artefact, make_view
 
 OVERLAP_AT = 10
+LISTED_EVERY = 4  # examples of which one is told by lists, too; that is most of the work
 SLICES = ("new users", "new items", "head", "tail")  # of the examples, none of which a release may sacrifice
 NEW_USER = 4  # users with fewer items in their history are new
 NEW_ITEM = 5.0  # so are items with less feedback
@@ -63,7 +64,7 @@ class _Replayed(NamedTuple):
     """How both views of a trial did on some examples."""
 
     losses: NDArray[np.float64]  # (e, 2) dense, pruned
-    overlap: NDArray[np.float64]  # (e,) how far their lists agree
+    overlap: NDArray[np.float64]  # (l,) how far the lists agree that were made
     slices: NDArray[np.bool_]  # (e, len(SLICES))
 
 
@@ -259,12 +260,13 @@ class ReleaseCycle:
         known = n  # items that came after the export exist in neither view
         keep = batch.is_ranked & (item.max(axis=1) < known) & (history.max(axis=1) < known)
         losses = np.empty((int(keep.sum()), 2), np.float64)
-        lists = np.full((2, len(losses), OVERLAP_AT), -1, np.int32)
+        listed = (trial.samples + np.arange(len(losses))) % LISTED_EVERY == 0
+        lists = np.full((2, int(listed.sum()), OVERLAP_AT), -1, np.int32)
         for x, view in enumerate((trial.dense, trial.pruned)):
             one = np.empty(len(losses), np.float64)
             replay(
                 view, history[keep], batch.length[keep], batch.gap[keep], batch.users[keep], item[keep],
-                batch.count[keep], self._scratch, one, lists[x],
+                batch.count[keep], listed, self._scratch, one, lists[x],
             )  # fmt: skip
             losses[:, x] = one
         slices = slices_of(batch.length[keep], trial.dense.stats.count, item[keep, 0], trial.head)
@@ -374,18 +376,21 @@ def _overlap(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.float64]:
 
 
 @nb.njit(cache=True, nogil=True)
-def replay(view, history, length, gap, users, item, count, scratch, losses, lists):  # type: ignore[no-untyped-def]
+def replay(view, history, length, gap, users, item, count, listed, scratch, losses, lists):  # type: ignore[no-untyped-def]
     """What a frozen view makes of examples: the loss of each, and its top list.
 
     Parameters
     ----------
     history, length, gap, users, item, count
         As in `ExampleBatch`, in the view's item numbers.
+    listed
+        For which examples a list is made, bool (e,).
     losses
         float64 (e,), written: mean over the other candidates of log(1 + exp(s_other − s_chosen)).
     lists
-        int32 (e, K), written: the best candidates, −1 where there are fewer.
+        int32 (l, K), written for those: the best candidates, −1 where there are fewer.
     """
+    made = 0
     raw = np.empty((MOST_CANDIDATES + len(view.pool) + item.shape[1], N_NUMBERS), np.float32)
     scores = np.empty(len(raw), np.float32)
     top_scores = np.empty(lists.shape[1], np.float32)
@@ -395,10 +400,13 @@ def replay(view, history, length, gap, users, item, count, scratch, losses, list
             first += 1
         past = history[e, first:]
         bucket = length_bucket(length[e])
-        candidates = candidates_of(view, past, past, MOST_CANDIDATES, scratch)
-        describe(candidates, past, view, scratch, raw)
-        score(view, candidates, raw, users[e], bucket, gap[e], scratch, scores)
-        top_k(candidates, scores, lists[e], top_scores)
+        n_found = gather(view, past, past, scratch)
+        if listed[e]:
+            candidates = select(scratch, n_found, view.servable, view.pool, MOST_CANDIDATES)
+            describe(candidates, past, view, scratch, raw)
+            score(view, candidates, raw, users[e], bucket, gap[e], scratch, scores)
+            top_k(candidates, scores, lists[made], top_scores)
+            made += 1
         shown = item[e, : count[e]]
         describe(shown, past, view, scratch, raw)
         score(view, shown, raw, users[e], bucket, gap[e], scratch, scores)

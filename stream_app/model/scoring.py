@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pruning.artefact import KernelArgs, lookup_one
 from stream_app.model.candidates import (
+    SUPPORT,
     gather_learned,
     gather_served,
     kth_largest,
@@ -183,12 +184,13 @@ def sum_item_tokens(token_weights, item_tokens, out):  # type: ignore[no-untyped
 @nb.njit(cache=True, nogil=True)
 def candidates_of(view, history, excluded, most, scratch):  # type: ignore[no-untyped-def]
     """The candidates of one user, int32 (c,), with their totals in `scratch`."""
-    n_found = _gather(view, history, excluded, scratch)
+    n_found = gather(view, history, excluded, scratch)
     return select(scratch, n_found, view.servable, view.pool, most)
 
 
 @nb.njit(cache=True, nogil=True)
-def _gather(view, history, excluded, scratch):  # type: ignore[no-untyped-def]
+def gather(view, history, excluded, scratch):  # type: ignore[no-untyped-def]
+    """Find the items that the history points at, in `scratch`; returns how many."""
     start_user(scratch, excluded)
     if view.learned:
         return gather_learned(view.graph, view.stats, history, scratch)
@@ -411,7 +413,10 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
 def _log_choice(view, users, u, i, seed, scratch, log, e):  # type: ignore[no-untyped-def]
     """How item `i` and a few others that could have been offered looked to user `u` before the choice."""
     history = users.items[u, : users.length[u]]
-    candidates = candidates_of(view, history, history, MOST_CANDIDATES, scratch)
+    n_found = gather(view, history, history, scratch)
+    if scratch.total[i, SUPPORT] == 0.0 and not np.any(view.pool == i):
+        return  # as below, without choosing the candidates: half of all choices are of this kind
+    candidates = select(scratch, n_found, view.servable, view.pool, MOST_CANDIDATES)
     c = len(candidates)
     chosen = -1
     for x in range(c):
@@ -452,7 +457,7 @@ def _describe_list(view, users, u, history, scratch):  # type: ignore[no-untyped
     if scratch.answered[slot] == key and scratch.answered_items[slot] == n:
         return scratch.answered_numbers[slot, :n, :N_NUMBERS].copy()
     described = users.offered[u, last - n : last]
-    _gather(view, history, history, scratch)
+    gather(view, history, history, scratch)
     recall(view, users, u, last - n, scratch)
     numbers = np.empty((n, N_NUMBERS), np.float32)
     describe(described, history, view, scratch, numbers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from stream_app.model.candidates import (
     HISTORY_DECAY,
     LAST_EPOCH,
+    LEAST_REACH,
+    REACH_DECAY,
     SUPPORT,
     Scratch,
     _bar,
@@ -44,11 +48,19 @@ def random_neighbours(rng: np.random.Generator, width: int = 8) -> Neighbours:
     return near
 
 
-def oracle(rows: list[dict[int, float]], history: list[int]) -> dict[int, list[float]]:
-    """Item → decayed sum, sum, best, score of the latest item, support; in the order of finding."""
+def oracle(
+    rows: list[dict[int, float]], history: list[int], width: int | None = None
+) -> dict[int, list[float]]:
+    """Item → decayed sum, sum, best, score of the latest item, support; in the order of finding.
+
+    With the `width` of served rows, the further back an item lies the fewer of its neighbours count.
+    """
     found: dict[int, list[float]] = {}
+    reach = np.float32(N if width is None else width)
     for d, j in enumerate(history[::-1][:WINDOW]):
-        for i, score in rows[j].items():
+        most = N if width is None else max(LEAST_REACH, int(reach))
+        reach *= np.float32(REACH_DECAY)
+        for i, score in islice(rows[j].items(), most):
             t = found.setdefault(i, [0.0, 0.0, 0.0, 0.0, 0])
             t[0] += HISTORY_DECAY**d * score
             t[1] += score
@@ -86,15 +98,16 @@ NONE = np.zeros(0, np.int32)
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 50, 58])
-def test_served_rows_are_summed_up(length: int) -> None:
+@pytest.mark.parametrize("width", [8, 50])
+def test_served_rows_are_summed_up(length: int, width: int) -> None:
     """Each candidate's totals are the oracle's: decayed, plain, best, latest, support."""
     rng = np.random.default_rng(length)
-    near, scratch = random_neighbours(rng), new_scratch(N, 1)
+    near, scratch = random_neighbours(rng, width), new_scratch(N, 1)
     for _ in range(5):
         history = rng.choice(N, length, replace=False).astype(np.int32)
         start_user(scratch, NONE)
         n_found = gather_served(near, history, scratch)
-        assert_same(gathered(scratch, n_found), oracle(served_rows(near), history.tolist()))
+        assert_same(gathered(scratch, n_found), oracle(served_rows(near), history.tolist(), width))
 
 
 def test_learned_rows_are_summed_up() -> None:

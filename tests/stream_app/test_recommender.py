@@ -12,7 +12,7 @@ from stream_app.model.examples import ExampleBatch
 from stream_app.model.item_index import item_key
 from stream_app.model.release import Overlay, Release
 from stream_app.model.served_model import empty_artefact
-from stream_app.recommender import Offered, Outcome, Recommender
+from stream_app.recommender import Offered, Outcome, Recommender, Share
 from tests.stream_app.worlds import Pair, feed, random_events, view_event
 
 
@@ -81,6 +81,25 @@ def test_an_offset_of_another_partition_is_new(model: tuple[Release, Overlay]) -
     elsewhere = [view_event(k, e.user_id, f"new-{k}") for k, e in enumerate(EVENTS[:5])]
     moved = recommender.apply(1, range(5), elsewhere)
     assert moved.applied == 5 and moved.examples is not None and moved.examples.partition == 1
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_partitions_applied_together_lead_to_the_same(model: tuple[Release, Overlay], shared: bool) -> None:
+    """Several partitions at once come out as one after the other, also where a user is in two of them."""
+    partition_of = {e.user_id: n % 3 for n, e in enumerate(EVENTS)}
+    shares = []
+    for p in range(3):
+        mine = [e for n, e in enumerate(EVENTS) if (n % 3 if shared else partition_of[e.user_id]) == p]
+        shares.append(Share(p, range(100, 100 + len(mine)), mine))
+    together, alone = worker(model), worker(model)
+    for recommender in (together, alone):
+        for user_id in recommender.missing(EVENTS):
+            recommender.users.load(user_id, None)
+    outcomes = together.apply_all(shares)
+    for share, outcome in zip(shares, outcomes, strict=True):
+        theirs = alone.apply(share.partition, share.offsets, share.events)
+        assert bytes_of(outcome) == bytes_of(theirs)
+        assert outcome.applied == theirs.applied == len(share.events)
 
 
 @pytest.mark.parametrize("cut", [0, 13, 79])

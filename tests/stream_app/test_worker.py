@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from aiokafka.structs import ConsumerRecord
 from stream_app.config import Settings
 from stream_app.events import Event, encode_event
 from stream_app.ownership import Held
-from stream_app.store import Fence
+from stream_app.store import Effects, Fence
 from stream_app.worker import Worker
 
 
@@ -57,26 +57,28 @@ class Store:
 
     log: Log
     states: dict[str, bytes] = field(default_factory=dict)
+    taken: set[int] = field(default_factory=set)  # partitions that others have claimed
 
-    async def load_states(self, user_ids: Sequence[str], fence: Fence) -> list[bytes | None]:
+    async def load_states(self, user_ids: Sequence[str], fences: Sequence[Fence]) -> list[bytes | None]:
         self.log.steps.append(f"load {','.join(user_ids)}")
         return [self.states.get(user_id) for user_id in user_ids]
 
-    async def write(self, lists: Iterable[Any], states: Iterable[tuple[str, bytes]], *fence: Any) -> None:
-        states = dict(states)
-        self.log.lists += [user_id for user_id, _ in lists]
+    async def write_fenced(self, effects: Sequence[Effects]) -> set[int]:
+        states = {user_id: state for one in effects for user_id, state in one.states}
+        self.log.lists += [user_id for one in effects for user_id, _ in one.lists]
         self.log.steps.append(f"write {','.join(states)}")
         await self.log.gate.wait()
         self.states |= states
         self.log.steps.append(f"written {','.join(states)}")
+        return {one.fence.partition for one in effects} & self.taken
 
 
-def batch(first_offset: int, *views: tuple[str, str]) -> dict[int, list[Any]]:
-    """Views (user, item) of partition 0 as consumer records."""
+def batch(first_offset: int, *views: tuple[str, str], partition: int = 0) -> dict[int, list[Any]]:
+    """Views (user, item) of a partition as consumer records."""
     return {
-        0: [
+        partition: [
             ConsumerRecord(
-                "events", 0, offset, 0, 0, user.encode(),
+                "events", partition, offset, 0, 0, user.encode(),
                 encode_event(Event(f"e{offset}", "view_item", 1_767_607_200_000, user, item_id=item)),
                 None, 0, 0, (),
             )
@@ -93,7 +95,8 @@ def make_worker(monkeypatch: pytest.MonkeyPatch, batches: list[Any], **settings:
     monkeypatch.setattr("stream_app.worker.COMMIT_S", 0.0)
     for name, edge in {"_source": Source(batches, log), "_sender": Sender(log), "store": Store(log)}.items():
         monkeypatch.setattr(worker, name, edge)
-    worker._ownership._held[0] = Held(Fence(0, 1))
+    for partition in range(2):
+        worker._ownership._held[partition] = Held(Fence(partition, 1))
     return worker, log
 
 
@@ -109,6 +112,27 @@ async def test_a_batch_takes_effect_while_the_next_is_computed(monkeypatch: pyte
     await second
     await worker.step()
     assert log.steps[4:] == ["written a", "commit {0: 1}", "send", "write b", "written b", "commit {0: 2}"]
+
+
+async def test_partitions_take_effect_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a turn has read costs one read, one sending and one write, of however many partitions it is."""
+    worker, log = make_worker(monkeypatch, [batch(7, ("a", "i")) | batch(3, ("b", "i"), partition=1)])
+    log.gate.set()
+    assert await worker.step() == 2
+    await worker.step()
+    assert log.steps == ["load a,b", "send", "write a,b", "written a,b", "commit {0: 8, 1: 4}"]
+
+
+async def test_a_partition_that_others_took_is_lost_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused is what belongs to another worker; the rest of the turn is written and remembered."""
+    worker, log = make_worker(monkeypatch, [batch(7, ("a", "i")) | batch(3, ("b", "i"), partition=1)])
+    log.gate.set()
+    worker.store.taken.add(1)  # type: ignore[attr-defined]  # the one in memory
+    await worker.step()
+    await worker.step()
+    assert log.steps[-1] == "commit {0: 8}"
+    assert (worker._ownership.held(0) is not None, worker._ownership.held(1)) == (True, None)
+    assert ("a" in worker.recommender.users, "b" in worker.recommender.users) == (True, False)
 
 
 async def test_offsets_are_committed_only_when_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +154,7 @@ async def test_an_effect_that_fails_ends_the_worker(monkeypatch: pytest.MonkeyPa
     async def write(*arguments: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(worker.store, "write", write)
+    monkeypatch.setattr(worker.store, "write_fenced", write)
     await worker.step()
     with pytest.raises(ZeroDivisionError):
         await worker.step()
