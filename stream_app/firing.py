@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from stream_app.errors import StoreError
 from stream_app.events import Item, Tombstone
@@ -289,27 +290,32 @@ class Firing:
         lists
             With the list of every user who is to get a message.
         """
-        places: dict[str, int] | None = None
-        messages: list[OutMessage] = []
+        decisions = [d for look in looks for d in look.decisions]
+        sent = [d for d in decisions if not d.held]
+        picks = iter(self._recommended(sent, lists))
         version = self._recommender.model.version
-        for decision in (d for look in looks for d in look.decisions):
-            picks: list[Recommendation] = []
-            if not decision.held:
-                if places is None:
-                    places = {user_id: n for n, user_id in enumerate(lists.user_ids)}
-                picks = self._recommended(decision, lists, places[decision.user_id])
-            value = cloud_event(decision, namespace, version, picks)
-            to = suppressed_topic if decision.held else topic
-            messages.append((to, decision.user_id.encode(), value, None))
+        messages: list[OutMessage] = []
+        for d in decisions:
+            value = cloud_event(d, namespace, version, () if d.held else next(picks))
+            messages.append((suppressed_topic if d.held else topic, d.user_id.encode(), value, None))
         return messages
 
-    def _recommended(self, decision: Decision, lists: Lists, place: int) -> list[Recommendation]:
-        about = {item["item_id"] for item in decision.items}
-        listed = zip(lists.items[place], lists.scores[place], strict=True)
+    def _recommended(self, sent: Sequence[Decision], lists: Lists) -> list[list[Recommendation]]:
+        """What is recommended in messages: the best of the list without what the message is about."""
+        if not sent:
+            return []
+        places = {user_id: n for n, user_id in enumerate(lists.user_ids)}
         most = self._lookout.engine.rules.recommendations
-        picks = [(item_id, score) for item_id, score in listed if item_id not in about][:most]
-        reasons = self._recommender.reasons(decision.user_id, picks)
-        return [Recommendation(i, s, why) for (i, s), why in zip(picks, reasons, strict=True)]
+        picks = []
+        for d in sent:
+            place, about = places[d.user_id], {item["item_id"] for item in d.items}
+            listed = zip(lists.items[place], lists.scores[place], strict=True)
+            picks.append([*islice((pick for pick in listed if pick[0] not in about), most)])
+        reasons = self._recommender.reasons([d.user_id for d in sent], picks)
+        return [
+            [Recommendation(i, s, why) for (i, s), why in zip(some, whys, strict=True)]
+            for some, whys in zip(picks, reasons, strict=True)
+        ]
 
 
 def users_of_messages(looks: Sequence[Look]) -> list[str]:
