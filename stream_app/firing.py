@@ -31,7 +31,8 @@ from stream_app.triggers.memory import NEVER_MS, due_of, unpack_memory
 from stream_app.triggers.messages import Recommendation, cloud_event
 from stream_app.triggers.shelf import Change
 
-SLICE = 500  # users per turn and partition; fewer where fewer fit into memory
+SLICE = 500  # users per turn and partition, so that events wait for 30 ms at most …
+IDLE_SLICE = 1_000  # … and when no events came in the last turn; fewer where fewer fit into memory
 GRACE_MS = 10_000  # silence after which a partition's clock goes on by itself
 LONGEST_TURN_MS = 5_000  # a turn that seems to have taken longer was a clock that was set
 LONGEST_AWAY_MS = 86_400_000  # time without a worker that counts as silence
@@ -100,7 +101,7 @@ class Firing:
         self, recommender: Recommender, lookout: Lookout, store: Store, clock_ms: Callable[[], int]
     ) -> None:
         self._recommender, self._lookout, self._store, self._clock_ms = recommender, lookout, store, clock_ms
-        self._slice = min(SLICE, lookout.users.max_users)
+        self._most = lookout.users.max_users
         self._partitions: dict[int, _Partition] = {}
         self._offsets: list[int] = []  # of `_changes`
         self._changes: list[Change] = []
@@ -203,13 +204,16 @@ class Firing:
             return None
         upto = clock - LATE_MS
         if one.next_due_ms <= upto:
-            users, first = await self._store.due_users(partition, upto, self._slice)
+            users, first = await self._store.due_users(partition, upto, self._slice(one))
             one.next_due_ms = NEVER_MS if first is None else first
             if users:
                 return Task(users, lambda some: (self._lookout.on_time(some, upto), []))
         if not one.tasks:
             await self._find_watchers(partition, one)
         return one.tasks.popleft() if one.tasks else None
+
+    def _slice(self, one: _Partition) -> int:
+        return min(IDLE_SLICE if one.silent_ms else SLICE, self._most)
 
     async def _find_watchers(self, partition: int, one: _Partition) -> None:
         """Make slices of who watches the next items that changed."""
@@ -221,11 +225,10 @@ class Firing:
             return
         watchers = await self._store.watchers(partition, [change.item_id for change in changes])
         for offset, change, users in zip(offsets, changes, watchers, strict=True):
-            for begin in range(0, len(users), self._slice):
-                is_last = begin + self._slice >= len(users)
-                one.tasks.append(
-                    self._of_change(partition, offset, change, users[begin : begin + self._slice], is_last)
-                )
+            size = min(SLICE, self._most)
+            for begin in range(0, len(users), size):
+                some, is_last = users[begin : begin + size], begin + size >= len(users)
+                one.tasks.append(self._of_change(partition, offset, change, some, is_last))
         if not one.tasks:
             one.place = offsets[-1]
 

@@ -85,8 +85,8 @@ class Turn:
         self.came_back = came_back  # after a message: to be armed again whatever the user does
         self.was_due_ms = self.due_ms = due_of(memory)
         self.facts: Facts | None = None
-        self.decisions: list[Decision] = []
-        self.watched: list[str] = []
+        self.decisions: Sequence[Decision] = ()  # what few turns need is made by those
+        self.watched: Sequence[str] = ()
         self.moments = moments
 
     def facts_at(self, at_ms: int, event: Event | None = None) -> Facts:
@@ -117,9 +117,10 @@ def decide(turn: Turn, matches: Sequence[Match], at_ms: int, rules: TriggerRules
         evidence = match.evidence
         if due_ms < at_ms:
             evidence = evidence | {"postponed_from": iso_time(due_ms)}
-        turn.decisions.append(
-            Decision(rule, turn.user_id, at_ms, match.key, held, match.reason, evidence, match.items, due_ms)
+        decision = Decision(
+            rule, turn.user_id, at_ms, match.key, held, match.reason, evidence, match.items, due_ms
         )
+        turn.decisions = [*turn.decisions, decision]
 
 
 def _put_off(turn: Turn, match: Match, due_ms: int, at_ms: int, rules: TriggerRules) -> bool:
@@ -150,7 +151,8 @@ def _note_said(memory: Memory, match: Match, shelf: Shelf) -> None:
     if item_id is None:
         memory.fired[name] = match.key
         return
-    told = memory.watches[item_id].told
+    watch = memory.watches[item_id]
+    told = watch.told = {} if watch.told is None else watch.told
     times = 1 if name not in told else told[name].times + 1
     told[name] = Told(times, shelf.price(item_id))
     memory.timers.pop(f"{name}/{item_id}", None)

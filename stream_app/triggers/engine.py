@@ -189,7 +189,8 @@ class TriggerEngine:
         if at_ms > turn.last_ms:  # noqa: PLR1730  # max() takes twice as long
             turn.last_ms = at_ms
         if what in LISTENED:
-            turn.watched += remember(memory, event, at_ms, self.shelf)
+            if new := remember(memory, event, at_ms, self.shelf):
+                turn.watched = [*turn.watched, *new]
             if intent is not None and self.on_score:
                 self._consider(turn, intent, event, at_ms, offset)
         if rules := self._on_event.get(what):

@@ -10,7 +10,7 @@ from stream_app.events.records import iso_time
 from stream_app.triggers.conditions import Facts
 from stream_app.triggers.gates import OUT_OF_STOCK, PURCHASED
 from stream_app.triggers.intent import BANDS
-from stream_app.triggers.memory import BOUGHT, Memory, Timer, Watch
+from stream_app.triggers.memory import BOUGHT, Memory, Timer, Told, Watch
 from stream_app.triggers.rules import Rule
 from stream_app.triggers.shelf import Shelf
 
@@ -91,7 +91,7 @@ def about_intent(rule: Rule, memory: Memory, key: str, score: tuple[float, int])
 
 def cheaper(rule: Rule, facts: Facts, watch: Watch) -> Match | None:
     """A rule about prices, if it holds for a watched item: measured from the price the user knows."""
-    item, told = facts.item, watch.told.get(rule.name)
+    item, told = facts.item, _told(watch, rule)
     facts.level = watch.price if told is None else told.price
     if item is None or item.price is None or facts.level is None or not item.price < facts.level:
         return None
@@ -108,7 +108,7 @@ def cheaper(rule: Rule, facts: Facts, watch: Watch) -> Match | None:
 
 def back(rule: Rule, facts: Facts, watch: Watch) -> Match | None:
     """A rule about stock, if it holds for a watched item that came back."""
-    item, told = facts.item, watch.told.get(rule.name)
+    item, told = facts.item, _told(watch, rule)
     if item is None or (rule.semantics == "once" and told is not None) or not is_met(rule, facts):
         return None
     key = f"{facts.item_id}@{watch.since_ms}/{0 if told is None else told.times}"
@@ -117,6 +117,10 @@ def back(rule: Rule, facts: Facts, watch: Watch) -> Match | None:
     text = f"{facts.item_id} is back in stock"
     evidence = {"stock": item.stock, "price": item.price} | _since(watch)
     return Match(rule, key, text, evidence, (about,), held, facts.item_id)
+
+
+def _told(watch: Watch, rule: Rule) -> Told | None:
+    return None if watch.told is None else watch.told.get(rule.name)
 
 
 def is_met(rule: Rule, facts: Facts) -> bool:

@@ -77,7 +77,7 @@ class Watch(msgspec.Struct, array_like=True, gc=False):
     since_ms: int
     price: float | None
     was_out: bool = False
-    told: dict[str, Told] = {}
+    told: dict[str, Told] | None = None  # most rules say nothing of most items, and a dict costs time
     place: int = -1
 
 
@@ -230,8 +230,13 @@ def remember(memory: Memory, event: Event, at_ms: int, shelf: Shelf) -> Sequence
     if what == "purchase":
         _buy(memory, event, at_ms)
         return ()
-    new: list[str] = []
     how = _HOW.get(what, 0)
+    if what not in CART_EVENTS and not event.items:  # most events by far
+        if event.item_id is None:
+            return ()
+        is_new = _watch(memory.watches, event.item_id, how, at_ms, _price(event), shelf)
+        return (event.item_id,) if is_new else ()
+    new: list[str] = []
     for item_id, price, quantity in _lines(event):
         if what == "remove_from_cart":
             _take_out(memory, item_id, quantity, at_ms)
@@ -251,13 +256,15 @@ def _lines(event: Event) -> Sequence[tuple[str, float | None, float | None]]:
         return [(i.item_id, i.price, i.quantity) for i in event.items]
     if event.item_id is None:
         return ()
-    price, quantity = event.value, event.quantity
-    if price is not None:
-        if quantity:
-            price /= quantity
-        if price < 0:
-            price = None
-    return ((event.item_id, price, quantity),)
+    return ((event.item_id, _price(event), event.quantity),)
+
+
+def _price(event: Event) -> float | None:
+    """The price of one piece of an event's only item, as far as it says so."""
+    price = event.value
+    if price is not None and event.quantity:
+        price /= event.quantity
+    return None if price is None or price < 0 else price
 
 
 def _visit(session: Session, what: str, at_ms: int) -> None:
