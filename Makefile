@@ -52,8 +52,8 @@ lock: install  ## Resolve the dependencies anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --constraint requirements.lock --generate-hashes \
 		--no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o deploy/requirements.lock
 
-bench: install  ## Run every benchmark; results go to benchmarks/results
-	$(BIN)/python -m benchmarks all --out benchmarks/results
+bench: install  ## Measure speed and memory; results go to benchmarks/results
+	$(BIN)/python -m benchmarks speed --out benchmarks/results
 
 clean:  ## Remove .venv, caches and build products
 	rm -rf $(VENV) .cache dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -11,6 +11,7 @@ import ast
 import datetime
 import importlib
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from rich.table import Table
 from benchmarks.report import machine, show
 
 HERE = Path(__file__).parent
+SPEED = ("learn", "score", "pipeline", "latency", "memory", "growth")
 
 
 def available() -> dict[str, str]:
@@ -35,19 +37,20 @@ def available() -> dict[str, str]:
 
 def measure(name: str) -> dict[str, Any]:
     """Run one benchmark and return the whole report."""
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    date, began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
     outcome = importlib.import_module(f"benchmarks.{name}").run()
     return {
         "name": name,
         "machine": machine(),
         "date": date,
+        "seconds": round(time.monotonic() - began),
         "results": outcome["results"],
         "goals": outcome["goals"],
     }
 
 
 def main(
-    name: Annotated[str, typer.Argument(help="a benchmark, or `all`; without it they are listed")] = "",
+    name: Annotated[str, typer.Argument(help="a benchmark, `speed` or `all`; without, a list")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
     out: Annotated[Path | None, typer.Option(help="write NAME.json into this folder as well")] = None,
 ) -> None:
@@ -60,10 +63,11 @@ def main(
             table.add_row(known_name, summary)
         console.print(table)
         return
-    if name != "all" and name not in known:
-        typer.echo(f"no benchmark {name!r}: choose one of {', '.join(known)} or all", err=True)
+    groups = {"speed": SPEED, "all": tuple(known)}
+    if name not in known and name not in groups:
+        typer.echo(f"no benchmark {name!r}: choose one of {', '.join([*known, *groups])}", err=True)
         raise typer.Exit(2)
-    for one in known if name == "all" else [name]:
+    for one in groups.get(name, (name,)):
         report = measure(one)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ WATCHED_PER_S = 250
 TICK_S = 0.001  # of producer and reader
 LINGER_MS = 5  # of the producer
 SETTLE_S = 3.0  # at the beginning of each load, not counted
+BACKLOG_EVERY_MS = 30  # between events that are there before: an hour of them, so that carts come due
 LOST_S = 5.0  # a watched event that takes longer is given up, and counts as that long
 EVENT_TIME = re.compile(rb'"event_time":"([^"]+)Z"')
 WHEN = re.compile(rb'"event_time":\d+')
@@ -98,6 +99,13 @@ def _ticks(began: float, seconds: float) -> Iterator[float]:
     yield began + seconds
 
 
+def before_now(count: int) -> Iterator[tuple[bytes, bytes]]:
+    """Events up to now: the clock of the triggers would jump else, and everything be due at once."""
+    began_ms = int(time.time() * 1000) - count * BACKLOG_EVERY_MS
+    for n, (key, value) in enumerate(shop_events(count)):
+        yield key, WHEN.sub(b'"event_time":%d' % (began_ms + n * BACKLOG_EVERY_MS), value)
+
+
 def offered(running: System, topic: str, rate: float, seconds: float, seed: int) -> dict[str, Any]:
     """Latency at a rate."""
     watch = Watch()
@@ -124,7 +132,7 @@ def run(backlog: int = 120_000, seconds: float = 30) -> dict[str, Any]:
         How long each load lasts.
     """
     with KafkaServer(heap="1g") as kafka, EmbeddedRedis() as store:
-        if preload(kafka.bootstrap, "latency", shop_events(backlog)) != backlog:
+        if preload(kafka.bootstrap, "latency", before_now(backlog)) != backlog:
             raise RuntimeError("the broker did not take all events")
         with system(kafka, store, "latency", "1") as running:
             wait(lambda: running.applied() > 0, "the first event")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,10 +23,6 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-
-from benchmarks.workload import preload, shop_events
-from stream_app.embedded import EmbeddedRedis
-from tests.servers import KafkaServer
 
 TTL_S = 7 * 86_400
 BATCH = 2_000  # most messages per poll
@@ -149,35 +144,6 @@ async def naive(bootstrap: str, redis_url: str, topic: str, events: int) -> dict
         await app.stop()
     await client.aclose()
     return _rate(done, seconds)
-
-
-def run(floor_events: int = 200_000, naive_events: int = 5_000, repeats: int = 3) -> dict[str, Any]:
-    """Measure both peers `repeats` times, each in a process of its own, and report the median.
-
-    Parameters
-    ----------
-    floor_events, naive_events
-        Events in the topic each peer reads to its end.
-    repeats
-        Runs per peer, on an emptied Redis.
-    """
-    results: dict[str, Any] = {
-        "layout": "two SET … EX per distinct user and batch (floor), one SET per event (naive)"
-    }
-    with KafkaServer(heap="1g") as kafka, EmbeddedRedis() as redis:
-        for peer, events in (("floor", floor_events), ("naive", naive_events)):
-            written = preload(kafka.bootstrap, peer, shop_events(events))
-            if written != events:
-                raise RuntimeError(f"the broker acknowledged {written} of {events} events")
-            runs = []
-            for _ in range(repeats):
-                redis.kill()
-                redis.start()
-                runs.append(measure(peer, kafka.bootstrap, redis.url, peer, events))
-            rates = [one["events_per_s"] for one in runs]
-            results[peer] = {**runs[rates.index(statistics.median_low(rates))], "runs_events_per_s": rates}
-    results["floor_over_naive"] = results["floor"]["events_per_s"] / results["naive"]["events_per_s"]
-    return {"results": results, "goals": {}}
 
 
 def measure(peer: str, bootstrap: str, redis_url: str, topic: str, events: int) -> dict[str, Any]:

@@ -126,11 +126,20 @@ class Applier:
             offsets.append(r.offset)
         return Decoded(part, offsets, events, rejected)
 
-    def apply(self, batch: Sequence[Decoded]) -> list[Applied]:
-        """Apply a turn's parts; the state of every user must be in memory."""
+    def apply(
+        self, batch: Sequence[Decoded], beside: Sequence[str] = ()
+    ) -> tuple[list[Applied], list[tuple[str, bytes]]]:
+        """Apply a turn's parts; the state of every user must be in memory.
+
+        Parameters
+        ----------
+        beside
+            Other users in memory, whose lists are made again.
+        """
         shares = [Share(decoded.part.partition, decoded.offsets, decoded.events) for decoded in batch]
         outcomes = self.recommender.apply_all(shares)
-        return [self._applied(decoded, outcome) for decoded, outcome in zip(batch, outcomes, strict=True)]
+        applied = [self._applied(decoded, outcome) for decoded, outcome in zip(batch, outcomes, strict=True)]
+        return applied, self.lists(beside) if beside else []
 
     def _applied(self, decoded: Decoded, outcome: Outcome) -> Applied:
         part, rejected = decoded.part, decoded.rejected

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.model.retrieval import MAX_ROW, WINDOW, source_discount
+from stream_app.model.selection import kth_largest
 
 HISTORY_DECAY = 0.8  # what an item of the history counts less than the next more recent one
 REACH_DECAY = 0.85  # how much fewer of its neighbours it points at …
@@ -204,31 +205,6 @@ def gather_learned(graph, stats, history, scratch):  # type: ignore[no-untyped-d
         weight *= np.float32(HISTORY_DECAY)
     scratch.n_found[0] = n_found
     return n_found
-
-
-@nb.njit(cache=True, nogil=True)
-def kth_largest(values, k):  # type: ignore[no-untyped-def]
-    """The k-th largest of `values` (1 ≤ k ≤ n), which it reorders: Hoare's selection, O(n)."""
-    lo, hi, want = 0, len(values) - 1, k - 1
-    while lo < hi:
-        pivot = values[(lo + hi) // 2]
-        i, j = lo, hi
-        while i <= j:
-            while values[i] > pivot:
-                i += 1
-            while values[j] < pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if want <= j:
-            hi = j
-        elif want >= i:
-            lo = i
-        else:
-            break
-    return values[want]
 
 
 @nb.njit(cache=True, nogil=True)

@@ -276,9 +276,9 @@ class Learner:
         local = np.full(len(batch.keys), -1, np.int32)
         local[mentioned] = self.items.numbers_of_keys(batch.keys[mentioned])
         ids = self.items.ids
-        for k, i in zip(mentioned.tolist(), local[mentioned].tolist(), strict=True):
-            if batch.ids[k] and not ids[i]:
-                self.items.number(batch.ids[k])  # tells the index the id of a key
+        pairs = zip(mentioned.tolist(), local[mentioned].tolist(), strict=True)
+        for k in [k for k, i in pairs if not ids[i] and batch.ids[k]]:
+            self.items.number(batch.ids[k])  # tells the index the id of a key
         return local
 
     def _learn_chunk(

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from stream_app.model.budget import BUDGET
 from stream_app.model.eviction import Renumbering
+from stream_app.model.selection import kth_largest
 
+LEVELS = 255  # of a served neighbour's score
 WINDOW = 50  # history items that an event is linked to
 DECAY = 0.9  # weight of a link per step back in the history
 MET = 0.5  # strength of the links of an item that the user met and did not like
@@ -410,24 +412,36 @@ def export_rows(graph, stats, items, out):  # type: ignore[no-untyped-def]
     """Write the best neighbours of each of `items` (r,) into the rows of `out`: scored, sorted, quantized.
 
     A score keeps 8 bits: the row's scale is its best score / 255, levels are rounded to nearest, so that
-    the error is at most half a scale. Neighbours whose level is 0 are left out.
+    the error is at most half a scale. Neighbours whose level is 0 are left out. Those of one level stay in
+    the order of the learner's row: levels are sorted by counting, which takes a quarter of a sort's time.
     """
     width = out.item.shape[1]
+    starts, lengths, arena, weights = graph.start, graph.length, graph.item, graph.weight
+    discount, count, met = stats.discount, stats.count, stats.met
+    out_item, out_score, out_scale = out.item, out.score, out.scale
+    scores, levels = np.empty(MAX_ROW, np.float32), np.empty(MAX_ROW, np.uint8)
+    place = np.empty(LEVELS + 1, np.int64)  # of the next neighbour with each level
     for x in range(len(items)):
         j = items[x]
-        length, start = graph.length[j], graph.start[j]
+        length, start = lengths[j], starts[j]
         if length == 0:
             continue
-        source = source_discount(stats.count[j], stats.met[j])
-        score = np.empty(length, np.float32)
+        source, best = source_discount(count[j], met[j]), np.float32(0.0)
         for k in range(length):
-            score[k] = -graph.weight[start + k] * source * stats.discount[graph.item[start + k]]
-        order = np.argsort(score, kind="mergesort")
-        best = -score[order[0]]
-        out.scale[x] = best / np.float32(255.0)
-        for k in range(min(length, width)):
-            level = np.uint8(np.rint(-score[order[k]] / best * np.float32(255.0)))
-            if level == 0:
-                break
-            out.item[x, k] = graph.item[start + order[k]]
-            out.score[x, k] = level
+            scores[k] = weights[start + k] * source * discount[arena[start + k]]
+            best = max(best, scores[k])
+        out_scale[x] = best / np.float32(LEVELS)
+        bar = kth_largest(scores[:length].copy(), width) if length > width else np.float32(0.0)
+        place[:] = 0
+        for k in range(length):
+            served = scores[k] >= bar
+            levels[k] = np.uint8(np.rint(scores[k] / best * np.float32(LEVELS))) if served else 0
+            place[levels[k]] += 1
+        before = np.int64(0)
+        for level in range(LEVELS, -1, -1):
+            place[level], before = before, before + place[level]
+        for k in range(length):
+            at = place[levels[k]]
+            place[levels[k]] += 1
+            if levels[k] > 0 and at < width:
+                out_item[x, at], out_score[x, at] = arena[start + k], levels[k]

@@ -18,7 +18,6 @@ from stream_app.model.candidates import (
     SUPPORT,
     gather_learned,
     gather_served,
-    kth_largest,
     recall_offers,
     select,
     start_user,
@@ -38,6 +37,7 @@ from stream_app.model.features import (
 )
 from stream_app.model.item_index import ITEM_TOKENS
 from stream_app.model.retrieval import LENGTH_BUCKETS, WINDOW, CoVisits, ItemStats, Neighbours, length_bucket
+from stream_app.model.selection import kth_largest
 
 MOST_CANDIDATES = 100  # found through the history; the pool comes on top
 NEGATIVES = 10  # other candidates that an example carries beside the chosen item

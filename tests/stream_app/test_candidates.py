@@ -19,7 +19,6 @@ from stream_app.model.candidates import (
     _bar,
     gather_learned,
     gather_served,
-    kth_largest,
     new_scratch,
     select,
     start_user,
@@ -33,6 +32,7 @@ from stream_app.model.retrieval import (
     new_neighbours,
     new_stats,
 )
+from stream_app.model.selection import kth_largest
 
 N = 60  # items
 

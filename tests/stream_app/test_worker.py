@@ -176,6 +176,20 @@ async def test_a_new_release_renews_the_lists_of_users_in_memory(monkeypatch: py
     assert log.lists == ["u1", "u3"] and not [s for s in log.steps if s.startswith("write u")]
 
 
+async def test_a_few_lists_are_made_again_together_with_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take effect with it, not before and not in a write of their own; its own users come once."""
+    monkeypatch.setattr("stream_app.worker.RENEWED_BESIDE", 2)
+    worker, log = make_worker(monkeypatch, [batch(0, ("a", "i"))])
+    for user in ("a", "u1", "u2", "u3"):
+        worker.recommender.users.load(user, None)
+    worker._outdate(is_urgent=False)
+    log.gate.set()
+    await worker.step()
+    await worker._settle()
+    assert log.lists == ["a", "u1", "u2"] and [*worker._outdated] == ["u3"]
+    assert log.steps == ["load ", "send", "write a", "written a"]
+
+
 async def test_lists_wait_while_batches_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind on events, lists of a release that may still be served wait; after a rollback they do not."""
     for is_urgent in (False, True):
