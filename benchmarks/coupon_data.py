@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from stream_app.events import Event, EventItem, User
-from stream_app.triggers.engine import Decision
+from stream_app.triggers.deciding import Decision
 from stream_app.triggers.preview import Preview
 from stream_app.triggers.rules_file import parse_trigger_rules
 

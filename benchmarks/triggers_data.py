@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks.coupon_data import coupons
 from stream_app.events import Event, EventItem, User
 from stream_app.formats import parse_columns, read
+from stream_app.triggers.deciding import Decision
 from stream_app.triggers.effect import EffectTally, Exposure
-from stream_app.triggers.engine import Decision
 from stream_app.triggers.preview import Preview
 from stream_app.triggers.rules import TriggerRules
 from stream_app.triggers.rules_file import builtin_rules

@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from stream_app.errors import StoreError
 from stream_app.events import Item, Tombstone
@@ -23,13 +24,15 @@ from stream_app.recommender import Lists, Recommender
 from stream_app.store import Store, TriggerWrites
 from stream_app.telemetry import Metrics
 from stream_app.transport import OutMessage
-from stream_app.triggers.engine import LATE_MS, Decision, Look
+from stream_app.triggers.deciding import Decision
+from stream_app.triggers.engine import LATE_MS, Look
 from stream_app.triggers.intent import Intent
 from stream_app.triggers.memory import NEVER_MS, due_of, unpack_memory
 from stream_app.triggers.messages import Recommendation, cloud_event
 from stream_app.triggers.shelf import Change
 
-SLICE = 500  # users per turn and partition; fewer where fewer fit into memory
+SLICE = 500  # users per turn and partition, so that events wait for 30 ms at most …
+IDLE_SLICE = 1_000  # … and when no events came in the last turn; fewer where fewer fit into memory
 GRACE_MS = 10_000  # silence after which a partition's clock goes on by itself
 LONGEST_TURN_MS = 5_000  # a turn that seems to have taken longer was a clock that was set
 LONGEST_AWAY_MS = 86_400_000  # time without a worker that counts as silence
@@ -98,7 +101,7 @@ class Firing:
         self, recommender: Recommender, lookout: Lookout, store: Store, clock_ms: Callable[[], int]
     ) -> None:
         self._recommender, self._lookout, self._store, self._clock_ms = recommender, lookout, store, clock_ms
-        self._slice = min(SLICE, lookout.users.max_users)
+        self._most = lookout.users.max_users
         self._partitions: dict[int, _Partition] = {}
         self._offsets: list[int] = []  # of `_changes`
         self._changes: list[Change] = []
@@ -201,13 +204,16 @@ class Firing:
             return None
         upto = clock - LATE_MS
         if one.next_due_ms <= upto:
-            users, first = await self._store.due_users(partition, upto, self._slice)
+            users, first = await self._store.due_users(partition, upto, self._slice(one))
             one.next_due_ms = NEVER_MS if first is None else first
             if users:
                 return Task(users, lambda some: (self._lookout.on_time(some, upto), []))
         if not one.tasks:
             await self._find_watchers(partition, one)
         return one.tasks.popleft() if one.tasks else None
+
+    def _slice(self, one: _Partition) -> int:
+        return min(IDLE_SLICE if one.silent_ms else SLICE, self._most)
 
     async def _find_watchers(self, partition: int, one: _Partition) -> None:
         """Make slices of who watches the next items that changed."""
@@ -219,11 +225,10 @@ class Firing:
             return
         watchers = await self._store.watchers(partition, [change.item_id for change in changes])
         for offset, change, users in zip(offsets, changes, watchers, strict=True):
-            for begin in range(0, len(users), self._slice):
-                is_last = begin + self._slice >= len(users)
-                one.tasks.append(
-                    self._of_change(partition, offset, change, users[begin : begin + self._slice], is_last)
-                )
+            size = min(SLICE, self._most)
+            for begin in range(0, len(users), size):
+                some, is_last = users[begin : begin + size], begin + size >= len(users)
+                one.tasks.append(self._of_change(partition, offset, change, some, is_last))
         if not one.tasks:
             one.place = offsets[-1]
 
@@ -288,27 +293,32 @@ class Firing:
         lists
             With the list of every user who is to get a message.
         """
-        places: dict[str, int] | None = None
-        messages: list[OutMessage] = []
+        decisions = [d for look in looks for d in look.decisions]
+        sent = [d for d in decisions if not d.held]
+        picks = iter(self._recommended(sent, lists))
         version = self._recommender.model.version
-        for decision in (d for look in looks for d in look.decisions):
-            picks: list[Recommendation] = []
-            if not decision.held:
-                if places is None:
-                    places = {user_id: n for n, user_id in enumerate(lists.user_ids)}
-                picks = self._recommended(decision, lists, places[decision.user_id])
-            value = cloud_event(decision, namespace, version, picks)
-            to = suppressed_topic if decision.held else topic
-            messages.append((to, decision.user_id.encode(), value, None))
+        messages: list[OutMessage] = []
+        for d in decisions:
+            value = cloud_event(d, namespace, version, () if d.held else next(picks))
+            messages.append((suppressed_topic if d.held else topic, d.user_id.encode(), value, None))
         return messages
 
-    def _recommended(self, decision: Decision, lists: Lists, place: int) -> list[Recommendation]:
-        about = {item["item_id"] for item in decision.items}
-        listed = zip(lists.items[place], lists.scores[place], strict=True)
+    def _recommended(self, sent: Sequence[Decision], lists: Lists) -> list[list[Recommendation]]:
+        """What is recommended in messages: the best of the list without what the message is about."""
+        if not sent:
+            return []
+        places = {user_id: n for n, user_id in enumerate(lists.user_ids)}
         most = self._lookout.engine.rules.recommendations
-        picks = [(item_id, score) for item_id, score in listed if item_id not in about][:most]
-        reasons = self._recommender.reasons(decision.user_id, picks)
-        return [Recommendation(i, s, why) for (i, s), why in zip(picks, reasons, strict=True)]
+        picks = []
+        for d in sent:
+            place, about = places[d.user_id], {item["item_id"] for item in d.items}
+            listed = zip(lists.items[place], lists.scores[place], strict=True)
+            picks.append([*islice((pick for pick in listed if pick[0] not in about), most)])
+        reasons = self._recommender.reasons([d.user_id for d in sent], picks)
+        return [
+            [Recommendation(i, s, why) for (i, s), why in zip(some, whys, strict=True)]
+            for some, whys in zip(picks, reasons, strict=True)
+        ]
 
 
 def users_of_messages(looks: Sequence[Look]) -> list[str]:

@@ -6,7 +6,6 @@ which events move, and which `moved_to` moves on while there are none.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 
 from stream_app.events import Event
 from stream_app.model.user_table import UserTable
+from stream_app.triggers.deciding import Turn
 from stream_app.triggers.engine import LATE_MS, Look, TriggerEngine
-from stream_app.triggers.intent import TURN, Intent
+from stream_app.triggers.intent import TURN, Intent, Moment
 from stream_app.triggers.shelf import Change
 
 
@@ -63,55 +63,36 @@ class Lookout:
         rows
             Of their users, int32 (e,).
         """
-        intent = None
-        if self.engine.on_score:
-            intent = self.intents.setdefault(partition, Intent())
+        engine, tails = self.engine, self.users.tails
+        listened, concerns, apply = engine.listened, engine.concerns, engine.apply
+        intent = self.intents.setdefault(partition, Intent()) if engine.on_score else None
         last_ms = dict(zip([e.user_id for e in events], self.users.users.last_ms[rows].tolist(), strict=True))
-        looks: list[Look] = []
-        start = 0
-        while start < len(events):  # where the model's turn comes, a new part begins
-            end = bisect_left(offsets, (offsets[start] // TURN + 1) * TURN, start)
-            if intent is not None:
-                intent.advance(offsets[start], self.clocks.get(partition, -1))
-            part = zip(events[start:end], offsets[start:end], strict=True)
-            made = self._look(partition, [*part], last_ms, intent)
-            if intent is not None:
-                intent.absorb([moment for look in made for moment in look.moments])
-            looks += made
-            start = end
-        return looks
-
-    def _look(
-        self,
-        partition: int,
-        events: Sequence[tuple[Event, int]],
-        last_ms: dict[str, int],
-        intent: Intent | None,
-    ) -> list[Look]:
-        """Look at the users of some events; `last_ms` becomes that of the last of them.
-
-        What is due to a user before an event depends on the clock before this event, wherever batches end.
-        """
-        tails, listened, concerns = self.users.tails, self.engine.listened, self.engine.concerns
-        of_user: dict[str, list[tuple[Event, int, int]]] = {}
-        before: dict[str, int] = {}  # user → time of the last event before the first one looked at
-        clock = self.clocks.get(partition, -1)
-        for event, offset in events:
+        clock, turn_offset = self.clocks.get(partition, -1), -1  # of the model
+        turns: dict[str, Turn] = {}
+        moments: list[Moment] = []
+        for event, offset in zip(events, offsets, strict=True):
+            if offset >= turn_offset and intent is not None:
+                intent.absorb(moments)
+                moments.clear()
+                intent.advance(offset, clock)
+                turn_offset = (offset // TURN + 1) * TURN
             at_ms, user_id = event.event_time_ms, event.user_id
+            # What is due to a user before an event depends on the clock before it, wherever batches end.
             upto_ms = at_ms if at_ms > clock - LATE_MS else clock - LATE_MS  # max() takes twice as long
-            clock = max(clock, at_ms)
-            of = of_user.get(user_id)
-            if of is not None:
-                of.append((event, upto_ms, offset))
-            elif event.event_type in listened or concerns("", upto_ms, tails.get(user_id)):
-                of_user[user_id] = [(event, upto_ms, offset)]
-                before[user_id] = last_ms[user_id]
-            last_ms[user_id] = max(last_ms[user_id], at_ms)
+            if at_ms > clock:  # noqa: PLR1730
+                clock = at_ms
+            turn = turns.get(user_id)
+            if turn is None and (event.event_type in listened or concerns("", upto_ms, tails.get(user_id))):
+                turn = engine.begin(user_id, tails.get(user_id), last_ms[user_id], moments)
+                turns[user_id] = turn
+            if turn is not None:
+                apply(turn, event, upto_ms, offset, intent)
+            elif at_ms > last_ms[user_id]:
+                last_ms[user_id] = at_ms
         self.clocks[partition] = clock
-        on_events = self.engine.on_events
-        return [
-            self._keep(on_events(u, tails.get(u), before[u], some, intent)) for u, some in of_user.items()
-        ]
+        if intent is not None:
+            intent.absorb(moments)
+        return [self._keep(engine.end(turn)) for turn in turns.values()]
 
     def on_time(self, user_ids: Iterable[str], clock_ms: int) -> list[Look]:
         """Fire what is due for users in memory."""

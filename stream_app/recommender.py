@@ -29,10 +29,10 @@ from stream_app.model.eviction import crowded, half_life_use, who_stays
 from stream_app.model.examples import CHOSEN, DISLIKED, LIKED, SHOWN, ExampleBatch
 from stream_app.model.features import N_NUMBERS, describe
 from stream_app.model.item_index import ItemIndex
+from stream_app.model.reasoning import MOVES, NEW, TASTE, reasons_of
 from stream_app.model.release import Overlay, Release, Tables
 from stream_app.model.retrieval import WINDOW, length_bucket
 from stream_app.model.scoring import (
-    IS_MOVE,
     MOST_CANDIDATES,
     NEGATIVES,
     Feedback,
@@ -40,7 +40,6 @@ from stream_app.model.scoring import (
     View,
     candidates_of,
     new_log,
-    number_parts,
     observe,
     recall,
     refresh,
@@ -50,6 +49,7 @@ from stream_app.model.served_model import NEIGHBOURS, ServedModel
 from stream_app.model.user_table import UserTable
 from stream_app.triggers.engine import Look, TriggerEngine
 
+_REASONS = {NEW: "new in the shop", MOVES: "trending now", TASTE: "fits your taste"}
 _NOTHING: list[tuple[str, int, float]] = [("", CHOSEN, 0.0)]  # only moves the user's clock
 NEW_ITEMS_TURN = 1_000  # events of a partition after which other new items are explored
 LIST_GAP = 1  # lists are made for a user who comes back within a minute
@@ -537,42 +537,31 @@ class Recommender:
         refresh(view, self.users.users, rows, gaps, exclude_seen, self.model.scratch, items, scores, counts)
         return items, scores, counts
 
-    def reasons(self, user_id: str, picks: Sequence[tuple[str, float]]) -> list[str]:
-        """Why items stand in the list of a user in memory, in words, as `explain` says it.
+    def reasons(
+        self, user_ids: Sequence[str], picks: Sequence[Sequence[tuple[str, float]]]
+    ) -> list[list[str]]:
+        """Why items stand in the lists of users in memory, in words, as `explain` says it.
 
         Parameters
         ----------
         picks
-            Items with the scores that they have in the list.
+            Items with the scores that they have in the list, for each user.
         """
-        view, scratch, users, row = (
-            self.model.view,
-            self.model.scratch,
-            self.users.users,
-            self.users.row(user_id),
-        )
-        history = users.items[row, : users.length[row]]
-        numbers = np.array([self.items.number(item_id) for item_id, _ in picks], np.int32)  # (m,)
-        near, latest = view.neighbours, history[::-1][:WINDOW]  # (h,), the most recent first
-        latest = latest[[bool(self.items.ids[j]) for j in latest.tolist()]]
-        there = near.item[latest][None] == numbers[:, None, None]  # (m, h, neighbours)
-        points = np.where(there, near.scale[latest][:, None] * near.score[latest], 0.0).max(2, initial=0.0)
-        candidates_of(view, history, history, MOST_CANDIDATES, scratch)
-        recall(view, users, row, users.offers[row], scratch)
-        raw = np.zeros((len(numbers), N_NUMBERS), np.float32)
-        describe(numbers, history, view, scratch, raw)
-        parts = number_parts(view, raw, length_bucket(len(history)), LIST_GAP)  # (m, N_NUMBERS)
-        moves = parts[:, IS_MOVE].sum(1).tolist()
-        taste = (np.array([score for _, score in picks]) - parts.sum(1)).tolist()
-        reasons = []
-        for m, number in enumerate(numbers.tolist()):
-            if points[m].max(initial=0.0) > 0:
-                reasons.append(f"goes with {self.items.ids[latest[points[m].argmax()]]}")
-            elif view.stats.count[number] == 0:
-                reasons.append("new in the shop")
-            else:
-                reasons.append("trending now" if moves[m] >= taste[m] else "fits your taste")
-        return reasons
+        rows, users, ids = self.users.rows_of(user_ids), self.users.users, self.items.ids
+        chosen = np.array([*map(self.items.number, (i for some in picks for i, _ in some))], np.int32)  # (p,)
+        if not len(chosen):
+            return [[] for _ in picks]
+        is_named = np.zeros(self.items.capacity, np.uint8)
+        for u in rows.tolist():
+            for j in users.items[u, : users.length[u]][-WINDOW:].tolist():
+                is_named[j] = bool(ids[j])
+        scores = np.array([score for some in picks for _, score in some], np.float32)
+        ends = np.cumsum([*map(len, picks)])
+        found = np.empty(len(chosen), np.int32)
+        view, scratch = self.model.view, self.model.scratch
+        reasons_of(view, users, rows, chosen, scores, ends, LIST_GAP, is_named, scratch, found)
+        texts = [_REASONS.get(why) or f"goes with {ids[why]}" for why in found.tolist()]
+        return [texts[end - len(some) : end] for some, end in zip(picks, ends.tolist(), strict=True)]
 
     def explain(self, user_id: str, item_id: str) -> Reason | None:
         """Why an item would be in the list of a user in memory; None for an item that is not known."""

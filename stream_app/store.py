@@ -10,6 +10,7 @@ import asyncio
 import functools
 import math
 import ssl
+from collections import defaultdict
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from stream_app.events.records import iso_time
 from stream_app.recommender import Lists, Offered
 
 _DAY_S = 86_400
+MOST_UNPACKED = 4_000  # values that a script hands to one command; Lua's stack has room for twice as many
 _REPLACED_TTL_S = 3_600
 MOST_WATCHERS = 10_000  # of an item in a partition; who has watched longest is not told of changes
 _MODEL_PARTS = ("overlay", "release", "meta")
@@ -277,8 +279,8 @@ class Effects:
 # worker has claimed the partition. KEYS fence, mark, place, timers, triggers, then those of lists, of states,
 # of watchers; ARGV token, times to live of lists and of states, number of lists and of states, the place or
 # nothing, clock, time on the wall and place in `items` or -1, number of timers, the model or nothing, then
-# the values of lists and states, due time (or nothing) and user of timers, time and user of watchers. One
-# command with one answer costs the client less than a SET for each.
+# the values of lists and states, due time (or nothing) and user of timers, and for each item how many watch
+# it now, with time and user of each. One command with one answer costs the client less than a SET for each.
 _WRITE = """
 local held = redis.call('GET', KEYS[1])
 if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
@@ -300,10 +302,11 @@ for _ = 1, timers do
 end
 if timers > 0 then redis.call('EXPIRE', KEYS[4], states_ttl) end
 for i = values + 1, #KEYS do
-  redis.call('ZADD', KEYS[i], ARGV[at], ARGV[at + 1])
+  local last = at + 2 * tonumber(ARGV[at])
+  redis.call('ZADD', KEYS[i], unpack(ARGV, at + 1, last))
   redis.call('ZREMRANGEBYRANK', KEYS[i], 0, -MOST)
   redis.call('EXPIRE', KEYS[i], states_ttl)
-  at = at + 2
+  at = last + 1
 end
 if tonumber(ARGV[7]) >= 0 then redis.call('HSET', KEYS[5], 'clock', ARGV[7], 'wall', ARGV[8]) end
 if tonumber(ARGV[9]) >= 0 then redis.call('HSET', KEYS[5], 'items', ARGV[9]) end
@@ -311,6 +314,23 @@ if ARGV[11] ~= '' then redis.call('HSET', KEYS[5], 'intent', ARGV[11]) end
 redis.call('EXPIRE', KEYS[5], states_ttl)
 return 1
 """.replace("MOST", str(MOST_WATCHERS + 1))
+
+
+def _by_item(watched: Sequence[tuple[str, str, int]]) -> list[tuple[str, list[bytes]]]:
+    """Items with time and user of those who watch them since, as many at once as a script can unpack."""
+    found: defaultdict[str, list[bytes]] = defaultdict(list)
+    last_ms, since = -1, b"-1"  # nearly always one time for all
+    for item_id, user_id, since_ms in watched:
+        if since_ms != last_ms:
+            last_ms, since = since_ms, b"%d" % since_ms
+        found[item_id] += (since, user_id.encode())
+    if all(len(pairs) <= MOST_UNPACKED for pairs in found.values()):
+        return [*found.items()]
+    return [
+        (item_id, pairs[start : start + MOST_UNPACKED])
+        for item_id, pairs in found.items()
+        for start in range(0, len(pairs), MOST_UNPACKED)
+    ]
 
 
 # Replaces a value that is still as it was read; its time to live goes on. KEYS the key; ARGV before, after.
@@ -464,15 +484,16 @@ class Store:
         keys = [*self._partition_keys(partition), self.keys.timers(partition), self.keys.triggers(partition)]
         keys += [self.keys.top(user_id) for user_id, _ in lists]
         keys += [self.keys.state(user_id) for user_id, _ in states]
-        keys += [self.keys.watchers(partition, item_id) for item_id, _, _ in t.watched]
+        watched = _by_item(t.watched)
+        keys += [self.keys.watchers(partition, item_id) for item_id, _ in watched]
         head = (effects.fence.token, self._list_ttl, self._state_ttl, len(lists), len(states))
         arguments = [b"%d" % n for n in head] + [b"" if place is None else b"%d" % place]
         arguments += [b"%d" % n for n in (t.clock_ms, t.wall_ms, t.items_place, len(t.timers))] + [t.intent]
         arguments += [value for _, value in lists] + [value for _, value in states]
         for user_id, due_ms in t.timers:
             arguments += [b"" if due_ms is None else b"%d" % due_ms, user_id.encode()]
-        for _, user_id, since_ms in t.watched:
-            arguments += [b"%d" % since_ms, user_id.encode()]
+        for _, pairs in watched:
+            arguments += [b"%d" % (len(pairs) // 2), *pairs]
         return eval_command(_WRITE, keys, arguments)
 
     # Triggers

@@ -6,6 +6,7 @@ attribute is one of `ATTRIBUTES`, an operator one of `OPERATORS`.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -153,6 +154,8 @@ class Condition:
     ----------
     waits
         Whether time alone can make it hold.
+    of_event
+        Whether it asks for the event.
 
     Examples
     --------
@@ -167,6 +170,7 @@ class Condition:
     _read: Callable[[Facts], Any] = field(init=False, repr=False, compare=False)
     _compare: Callable[[Any, Any], bool] = field(init=False, repr=False, compare=False)
     waits: bool = field(init=False, repr=False, compare=False)
+    of_event: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         attribute = attribute_of(self.name)
@@ -175,6 +179,7 @@ class Condition:
         object.__setattr__(self, "_read", attribute.read)
         object.__setattr__(self, "_compare", OPERATORS[self.operator])
         object.__setattr__(self, "waits", attribute.by_time)
+        object.__setattr__(self, "of_event", self.name.startswith("event."))
 
     def holds(self, facts: Facts) -> bool:
         """Whether it holds; what is not known, or cannot be ordered against the value, does not."""
@@ -199,6 +204,17 @@ class Conditions:
     def names(self) -> list[str]:
         """The attributes that they ask for."""
         return [c.name for c in (*self.all, *self.any, *self.none)]
+
+    @functools.cached_property
+    def of_event(self) -> Conditions:
+        """Those of them that ask for the event."""
+        return Conditions(*(tuple(c for c in some if c.of_event) for some in (self.all, self.any, self.none)))
+
+    @functools.cached_property
+    def after_event(self) -> Conditions:
+        """Those of them that can change after the event: what it was like remains so."""
+        rest = (tuple(c for c in some if not c.of_event) for some in (self.all, self.any, self.none))
+        return Conditions(*rest)
 
     def hold(self, facts: Facts) -> bool:
         """Whether they hold now."""

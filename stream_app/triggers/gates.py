@@ -68,6 +68,20 @@ def _reasons(
         yield HOLD_OUT
 
 
+def postponed_to(rule: Rule, rules: TriggerRules, profile: Profile, due_ms: int, at_ms: int) -> int | None:
+    """When to look again at a message that quiet hours hold back; None where it is dropped.
+
+    Parameters
+    ----------
+    due_ms
+        When it was due first: what would have expired by the end of the quiet hours is not worth waiting for.
+    """
+    if rule.in_quiet_hours != "postpone" or rule.quiet_hours is None:
+        return None
+    end_ms = rule.quiet_hours.end_after(at_ms, zone_of(profile.zone or rules.time_zone, rules.time_zone))
+    return end_ms if end_ms < due_ms + rule.expires_ms and rule.is_active(end_ms) else None
+
+
 def note_sent(rule: Rule, rules: TriggerRules, profile: Profile, memory: Memory, at_ms: int) -> None:
     """Remember that a message of a rule went out, or would have but for the hold-out."""
     day, _ = local(at_ms, zone_of(profile.zone or rules.time_zone, rules.time_zone))

@@ -10,7 +10,7 @@ from stream_app.events.records import iso_time
 from stream_app.triggers.conditions import Facts
 from stream_app.triggers.gates import OUT_OF_STOCK, PURCHASED
 from stream_app.triggers.intent import BANDS
-from stream_app.triggers.memory import BOUGHT, Memory, Watch
+from stream_app.triggers.memory import BOUGHT, Memory, Timer, Told, Watch
 from stream_app.triggers.rules import Rule
 from stream_app.triggers.shelf import Shelf
 
@@ -25,6 +25,10 @@ class Match:
         What makes this message another one than the rule's last to this user.
     held
         Why there is nothing to say any more, such as an item that was bought since; else empty.
+    item_id
+        The watched item that it is about, None for the user, the cart or an event.
+    timer
+        The timer that led to it.
     """
 
     rule: Rule
@@ -33,6 +37,8 @@ class Match:
     evidence: dict[str, Any]
     items: tuple[dict[str, Any], ...] = ()
     held: str = ""
+    item_id: str | None = None
+    timer: Timer | None = None
 
 
 def about_user(
@@ -85,7 +91,7 @@ def about_intent(rule: Rule, memory: Memory, key: str, score: tuple[float, int])
 
 def cheaper(rule: Rule, facts: Facts, watch: Watch) -> Match | None:
     """A rule about prices, if it holds for a watched item: measured from the price the user knows."""
-    item, told = facts.item, watch.told.get(rule.name)
+    item, told = facts.item, _told(watch, rule)
     facts.level = watch.price if told is None else told.price
     if item is None or item.price is None or facts.level is None or not item.price < facts.level:
         return None
@@ -97,19 +103,24 @@ def cheaper(rule: Rule, facts: Facts, watch: Watch) -> Match | None:
     key = f"{facts.item_id}@{watch.since_ms}/{0 if told is None else told.times}/{item.price!r}"
     about: dict[str, Any] = {"item_id": facts.item_id, "price": item.price}
     held = PURCHASED if watch.how & BOUGHT else "" if item.available else OUT_OF_STOCK
-    return Match(rule, key, text, evidence | _since(watch), (about,), held)
+    return Match(rule, key, text, evidence | _since(watch), (about,), held, facts.item_id)
 
 
 def back(rule: Rule, facts: Facts, watch: Watch) -> Match | None:
     """A rule about stock, if it holds for a watched item that came back."""
-    item, told = facts.item, watch.told.get(rule.name)
+    item, told = facts.item, _told(watch, rule)
     if item is None or (rule.semantics == "once" and told is not None) or not is_met(rule, facts):
         return None
     key = f"{facts.item_id}@{watch.since_ms}/{0 if told is None else told.times}"
     about = {"item_id": facts.item_id, "price": item.price}
     held = PURCHASED if watch.how & BOUGHT else ""
     text = f"{facts.item_id} is back in stock"
-    return Match(rule, key, text, {"stock": item.stock, "price": item.price} | _since(watch), (about,), held)
+    evidence = {"stock": item.stock, "price": item.price} | _since(watch)
+    return Match(rule, key, text, evidence, (about,), held, facts.item_id)
+
+
+def _told(watch: Watch, rule: Rule) -> Told | None:
+    return None if watch.told is None else watch.told.get(rule.name)
 
 
 def is_met(rule: Rule, facts: Facts) -> bool:

@@ -11,7 +11,8 @@ A memory is bounded in everything and never longer than `MOST_BYTES`: what is ol
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -23,6 +24,8 @@ from stream_app.triggers.shelf import Shelf
 MOST_BYTES = 1_800
 MOST_LINES = 20  # of a cart
 MOST_WATCHED = 24
+MOST_PUT_OFF = 8  # messages about items that wait for the end of quiet hours
+MOST_COUNTED = 1_000  # of what a visit counts
 MOST_SENT = 16  # rules whose last message is remembered, the latest ones
 NEVER_MS = 2**62
 VIEWED, WISHED, CARTED, BOUGHT = 1, 2, 4, 8
@@ -51,7 +54,7 @@ class Told(msgspec.Struct, array_like=True, gc=False):
     price: float | None
 
 
-class Watch(msgspec.Struct, array_like=True):
+class Watch(msgspec.Struct, array_like=True, gc=False):
     """An item that the user has seen, wished for, put into the cart or bought.
 
     Attributes
@@ -74,15 +77,27 @@ class Watch(msgspec.Struct, array_like=True):
     since_ms: int
     price: float | None
     was_out: bool = False
-    told: dict[str, Told] = {}
+    told: dict[str, Told] | None = None  # most rules say nothing of most items, and a dict costs time
     place: int = -1
 
 
 class Timer(msgspec.Struct, array_like=True, gc=False):
-    """A pending rule: when it is due, and what it speaks of."""
+    """A pending rule: when it is due, and what it speaks of.
+
+    Attributes
+    ----------
+    subject
+        Empty where that is seen when it is due.
+    first_ms
+        When it was due before quiet hours put it off, 0 if they have not.
+    by_event
+        Whether one of the rule's `any` held for the event that it waits after.
+    """
 
     due_ms: int
     subject: str
+    first_ms: int = 0
+    by_event: bool = False
 
 
 class Sent(msgspec.Struct, array_like=True, gc=False):
@@ -104,7 +119,7 @@ class Session(msgspec.Struct, array_like=True, gc=False):
     removes: int = 0
 
 
-class Memory(msgspec.Struct, array_like=True):
+class Memory(msgspec.Struct, array_like=True, gc=False):
     """All that triggers remember of one user.
 
     Examples
@@ -200,22 +215,28 @@ def wake_of(packed: bytes) -> int:
 
 
 def _forget(table: dict[str, Any], most: int) -> None:
-    for key in list(table)[:most]:
+    for key in [*islice(table, most)]:
         del table[key]
 
 
-def remember(memory: Memory, event: Event, at_ms: int, shelf: Shelf) -> list[str]:
+def remember(memory: Memory, event: Event, at_ms: int, shelf: Shelf) -> Sequence[str]:
     """Take over what an event of a type in `LISTENED` says; returns items that were not watched before.
 
     An event that is older than the last purchase cannot fill the cart again, and a line is not changed twice
     at the same instant, so late and repeated events change nothing.
     """
     what = event.event_type
-    new: list[str] = []
     _visit(memory.session, what, at_ms)
     if what == "purchase":
         _buy(memory, event, at_ms)
-        return new
+        return ()
+    how = _HOW.get(what, 0)
+    if what not in CART_EVENTS and not event.items:  # most events by far
+        if event.item_id is None:
+            return ()
+        is_new = _watch(memory.watches, event.item_id, how, at_ms, _price(event), shelf)
+        return (event.item_id,) if is_new else ()
+    new: list[str] = []
     for item_id, price, quantity in _lines(event):
         if what == "remove_from_cart":
             _take_out(memory, item_id, quantity, at_ms)
@@ -224,37 +245,43 @@ def remember(memory: Memory, event: Event, at_ms: int, shelf: Shelf) -> list[str
             if at_ms <= memory.bought_ms:
                 continue
             _put_in(memory, item_id, price, quantity, at_ms)
-        if _watch(memory, item_id, _HOW[what], at_ms, price, shelf):
+        if _watch(memory.watches, item_id, how, at_ms, price, shelf):
             new.append(item_id)
     return new
 
 
-def _lines(event: Event) -> list[tuple[str, float | None, float | None]]:
+def _lines(event: Event) -> Sequence[tuple[str, float | None, float | None]]:
     """Items of an event with price and quantity, as far as it names them."""
     if event.items:
         return [(i.item_id, i.price, i.quantity) for i in event.items]
     if event.item_id is None:
-        return []
+        return ()
+    return ((event.item_id, _price(event), event.quantity),)
+
+
+def _price(event: Event) -> float | None:
+    """The price of one piece of an event's only item, as far as it says so."""
     price = event.value
-    if price is not None:
-        price = price / event.quantity if event.quantity else price
-        price = price if price >= 0 else None
-    return [(event.item_id, price, event.quantity)]
+    if price is not None and event.quantity:
+        price /= event.quantity
+    return None if price is None or price < 0 else price
 
 
 def _visit(session: Session, what: str, at_ms: int) -> None:
     if at_ms - session.last_ms > SESSION_MS:
         session.start_ms, session.last_ms = at_ms, at_ms
         session.views = session.wishes = session.adds = session.removes = 0
-    session.last_ms = max(session.last_ms, at_ms)
+    elif at_ms > session.last_ms:
+        session.last_ms = at_ms
     if what == "view_item":
-        session.views = min(session.views + 1, 1_000)
+        if session.views < MOST_COUNTED:
+            session.views += 1
     elif what == "add_to_cart":
-        session.adds = min(session.adds + 1, 1_000)
+        session.adds = min(session.adds + 1, MOST_COUNTED)
     elif what == "add_to_wishlist":
-        session.wishes = min(session.wishes + 1, 1_000)
+        session.wishes = min(session.wishes + 1, MOST_COUNTED)
     elif what == "remove_from_cart":
-        session.removes = min(session.removes + 1, 1_000)
+        session.removes = min(session.removes + 1, MOST_COUNTED)
 
 
 def _put_in(memory: Memory, item_id: str, price: float | None, quantity: float | None, at_ms: int) -> None:
@@ -294,16 +321,22 @@ def _buy(memory: Memory, event: Event, at_ms: int) -> None:
             watch.how |= BOUGHT
 
 
-def _watch(memory: Memory, item_id: str, how: int, at_ms: int, price: float | None, shelf: Shelf) -> bool:
+def _watch(
+    watches: dict[str, Watch], item_id: str, how: int, at_ms: int, price: float | None, shelf: Shelf
+) -> bool:
     """Watch an item, or watch it anew: it becomes the latest, and messages about it are counted afresh."""
-    watch = memory.watches.pop(item_id, None)
-    if watch is not None and at_ms <= watch.since_ms:  # late
-        watch.how |= how
-        memory.watches[item_id] = watch
-        return False
-    before = 0 if watch is None else watch.how if how == VIEWED else watch.how & ~BOUGHT
-    price = shelf.price(item_id) if price is None else price
-    memory.watches[item_id] = Watch(before | how, at_ms, price, shelf.is_out(item_id))
-    if len(memory.watches) > MOST_WATCHED:
-        _forget(memory.watches, 1)
+    watch = watches.pop(item_id, None)
+    if watch is not None:
+        if at_ms <= watch.since_ms:  # late
+            watch.how |= how
+            watches[item_id] = watch
+            return False
+        how |= watch.how if how == VIEWED else watch.how & ~BOUGHT
+    item = shelf.items.get(item_id)
+    if item is None:
+        watches[item_id] = Watch(how, at_ms, price)
+    else:
+        watches[item_id] = Watch(how, at_ms, item.price if price is None else price, not item.available)
+    if len(watches) > MOST_WATCHED:
+        del watches[next(iter(watches))]
     return watch is None

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from stream_app.events.records import iso_time
-from stream_app.triggers.engine import Decision
+from stream_app.triggers.deciding import Decision
 
 _encode = msgspec.json.Encoder().encode
 
@@ -75,7 +75,7 @@ def cloud_event_fields(
         "model_version": model_version,
         "rule_version": rule.version,
         "owner": rule.owner,
-        "expires_at": iso_time(decision.at_ms + rule.expires_ms),
+        "expires_at": iso_time(decision.expires_ms),
     }
     if decision.held:
         data["suppressed"] = decision.held

@@ -16,8 +16,9 @@ from typing import Any
 
 from stream_app.events import Event, Item, Tombstone, User
 from stream_app.events.records import iso_time
-from stream_app.triggers.engine import LATE_MS, Decision, Look, TriggerEngine
-from stream_app.triggers.intent import Intent
+from stream_app.triggers.deciding import Decision
+from stream_app.triggers.engine import LATE_MS, Look, TriggerEngine
+from stream_app.triggers.intent import Intent, Moment
 from stream_app.triggers.memory import NEVER_MS
 from stream_app.triggers.messages import cloud_event_fields
 from stream_app.triggers.rules import TriggerRules
@@ -158,10 +159,11 @@ class Preview:
         if person is None:
             person = self._people[event.user_id] = _Person(partition)
         if self.engine.concerns(event.event_type, upto_ms, person.packed):
-            look = self.engine.on_events(
-                event.user_id, person.packed, person.last_ms, [(event, upto_ms, offset)], clock.intent
-            )
-            clock.intent.absorb(look.moments)
+            moments: list[Moment] = []
+            turn = self.engine.begin(event.user_id, person.packed, person.last_ms, moments)
+            self.engine.apply(turn, event, upto_ms, offset, clock.intent)
+            look = self.engine.end(turn)
+            clock.intent.absorb(moments)
             self._keep(look, person)
         person.last_ms = max(person.last_ms, at_ms)
         self._fire(clock)

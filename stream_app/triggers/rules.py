@@ -15,8 +15,12 @@ from stream_app.triggers.conditions import Conditions
 
 Semantics = Literal["once", "edge", "changed"]
 SEMANTICS: tuple[str, ...] = get_args(Semantics)
+InQuietHours = Literal["postpone", "drop"]
+IN_QUIET_HOURS: tuple[str, ...] = get_args(InQuietHours)
 CAUSES = ("idle", "price", "stock", "score")
 """What can cause a message, beside event types."""
+
+_MINUTE = 60_000
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,35 @@ class QuietHours:
             return self.start <= minute < self.end
         return minute >= self.start or minute < self.end
 
+    def end_after(self, at_ms: int, zone: zoneinfo.ZoneInfo) -> int:
+        """The first minute after an instant in them that does not belong to them, by the clock on the wall.
+
+        Where the clock is put forward over their end, that is the minute that it is put to. Where it is put
+        back into them, they go on until it comes to their end again.
+
+        >>> night = QuietHours(21 * 60, 8 * 60)
+        >>> night.end_after(1_767_657_600_000, zone_of("UTC")) - 1_767_657_600_000  # at midnight: in 8 hours
+        28800000
+        """
+        began = at_ms - at_ms % _MINUTE
+        end = began + self._minutes_left(began, zone) * _MINUTE
+        if _offset(began, zone) == _offset(end, zone):
+            return end
+        low, high = began // _MINUTE, end // _MINUTE  # the clock is put between the two
+        while high - low > 1:
+            middle = (low + high) // 2
+            if _offset(middle * _MINUTE, zone) == _offset(began, zone):
+                low = middle
+            else:
+                high = middle
+        put = high * _MINUTE
+        return put + self._minutes_left(put, zone) * _MINUTE
+
+    def _minutes_left(self, at_ms: int, zone: zoneinfo.ZoneInfo) -> int:
+        """How far their end is, by the clock on the wall; 0 outside of them."""
+        _, minute = local(at_ms, zone)
+        return (self.end - minute) % 1440 if self.contains(minute) else 0
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -50,6 +83,8 @@ class Rule:
         Silence or wait before it is due; pause after a message of it; how long the message is good for.
     cap_per_day
         Messages of it to one user on a local day, 0: any number.
+    in_quiet_hours
+        Look again when they are over, or drop it.
     audience, hold_out
         Shares of the users who may get it, and who are held out to compare with; between 0 and 1.
     from_ms, until_ms
@@ -66,6 +101,7 @@ class Rule:
     cooldown_ms: int = 0
     cap_per_day: int = 0
     quiet_hours: QuietHours | None = None
+    in_quiet_hours: InQuietHours = "drop"
     priority: int = 50
     audience: float = 1.0
     hold_out: float = 0.0
@@ -82,6 +118,11 @@ class Rule:
     def speaks_of_cart(self) -> bool:
         """Whether it looks at the cart: then what it says is news when the cart has changed."""
         return any(name.startswith("cart.") for name in self.conditions.names)
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether what it says may be worth saying later: not of what a user does or likes this minute."""
+        return self.delay_ms > 0 or self.is_on("price") or self.is_on("stock")
 
     def is_active(self, at_ms: int) -> bool:
         """Whether the rule is in force at a time."""
@@ -142,3 +183,7 @@ def local(at_ms: int, zone: zoneinfo.ZoneInfo) -> tuple[int, int]:
     """
     time = dt.datetime.fromtimestamp(at_ms / 1000, zone)
     return time.toordinal(), 60 * time.hour + time.minute
+
+
+def _offset(at_ms: int, zone: zoneinfo.ZoneInfo) -> dt.timedelta | None:
+    return dt.datetime.fromtimestamp(at_ms / 1000, zone).utcoffset()

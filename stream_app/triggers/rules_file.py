@@ -10,6 +10,7 @@ import re
 import tomllib
 import zoneinfo
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,15 @@ from stream_app.triggers.conditions import (
     Conditions,
     attribute_of,
 )
-from stream_app.triggers.rules import CAUSES, SEMANTICS, QuietHours, Rule, TriggerRules
+from stream_app.triggers.rules import (
+    CAUSES,
+    IN_QUIET_HOURS,
+    SEMANTICS,
+    InQuietHours,
+    QuietHours,
+    Rule,
+    TriggerRules,
+)
 
 MOST_RULES = 16  # what is remembered of each has to fit into a user's state
 _UNITS = {"s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "days": 86_400_000, "day": 86_400_000}
@@ -34,7 +43,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,23}")
 _TOP = ("time_zone", "cap_per_day", "pause", "recommendations")
 _MEMBERS = (
     "name", "version", "owner", "on", "delay", "all", "any", "none", "semantics", "cooldown", "cap_per_day",
-    "quiet_hours", "priority", "audience", "hold_out", "expires", "from", "until", "enabled",
+    "quiet_hours", "in_quiet_hours", "priority", "audience", "hold_out", "expires", "from", "until",
+    "enabled",
 )  # fmt: skip
 
 
@@ -166,6 +176,7 @@ def _rule(members: Mapping[str, Any]) -> Rule:
         until_ms=table.take_time("until", NEVER),
         enabled=_flag(table, "enabled", True),
     )
+    rule = replace(rule, in_quiet_hours=_in_quiet_hours(table, rule))
     if rule.until_ms <= rule.from_ms:
         raise table.wrong("until", "is not after `from`")
     table.end(", ".join(_MEMBERS))
@@ -307,6 +318,20 @@ def _quiet_hours(table: Members) -> QuietHours | None:
         raise table.wrong("quiet_hours", f'{value!r} is no time of day such as "21:00-08:00", nor ""')
     hour_from, from_, hour_to, to = map(int, match.groups())
     return QuietHours(60 * hour_from + from_, 60 * hour_to + to)
+
+
+def _in_quiet_hours(table: Members, rule: Rule) -> InQuietHours:
+    """What becomes of a message in quiet hours: what can wait does, unless the file says otherwise."""
+    value: Any = table.take("in_quiet_hours")
+    if value is None:
+        return "postpone" if rule.can_wait else "drop"
+    if value not in IN_QUIET_HOURS:
+        raise table.wrong("in_quiet_hours", f"{value!r} is none of {', '.join(IN_QUIET_HOURS)}")
+    if value == "postpone" and not rule.can_wait:
+        what = 'only rules on "idle", "price" or "stock", or with a delay'
+        raise table.wrong("in_quiet_hours", f'"postpone" is for what can wait: {what}')
+    found: InQuietHours = value
+    return found
 
 
 def _zone(top: Members) -> str:

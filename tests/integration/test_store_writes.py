@@ -9,7 +9,7 @@ from redis.connection import PythonRespSerializer
 
 from stream_app.embedded import EmbeddedRedis
 from stream_app.errors import StoreError
-from stream_app.store import Store, set_command
+from stream_app.store import MOST_UNPACKED, Effects, Store, TriggerWrites, set_command
 
 
 @given(key=st.text(max_size=10), value=st.binary(max_size=20), ttl=st.integers(1, 10**9))
@@ -28,6 +28,21 @@ async def test_lists_and_states_are_written_with_their_time_to_live(redis_server
     assert await store.read_list(users[-1]) == {"items": []}
     for key, days in ((store.keys.top(users[0]), 1), (store.keys.state(users[0]), 2)):
         assert 0 <= days * 86_400 - await store._redis.ttl(key) < 60
+    await store.close()
+
+
+async def test_many_watchers_of_an_item_are_written_at_once(redis_server: EmbeddedRedis) -> None:
+    """However many more than a script can unpack; each item has its own, and nobody's time is another's."""
+    store = Store(redis_server.url)
+    fence = (await store.claim(0)).fence
+    users = [f"ü{n}" for n in range(MOST_UNPACKED + 1)]
+    watched = [("a", user, n) for n, user in enumerate(users)] + [("b", users[7], 5), ("b", users[8], 5)]
+    timers = TriggerWrites([(users[0], 9), (users[1], None)], watched, clock_ms=3, wall_ms=4, intent=b"x")
+    assert not await store.write_fenced([Effects(fence, triggers=timers)])
+    assert await store.watchers(0, ["a", "b", "c"]) == [users, sorted(users[7:9]), []]
+    assert await store.due_users(0, 9, 5) == ([users[0]], 9)
+    assert await store._redis.zscore(store.keys.watchers(0, "a"), users[3_000]) == 3_000
+    assert (await store.trigger_places([0]))[0] == {"clock": b"3", "wall": b"4", "intent": b"x"}
     await store.close()
 
 

@@ -92,7 +92,9 @@ def test_each_cause_is_said_once_whatever_crashes(deploy: Callable[..., Deployme
         timers
     ) > 20
 
-    kill_at(system, "worker.after_send:kill:9", "trigger.after_send:kill:2")
+    assert sum(d.due_ms < d.at_ms for d in preview.decisions) > 10  # quiet hours put them off
+    kill_at(system, "worker.after_send:kill:9", "trigger.after_send:kill:2", "trigger.after_write:kill:3")
+    kill_at(system, "trigger.after_send:kill:4", "trigger.after_send:kill:6")  # by day and by night
     worker = system.start("worker", wait=False)
     system.until_consumed()
     system.until(lambda: said(system)[0].keys() >= timers.keys(), "all timers have fired")

@@ -13,8 +13,8 @@ from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka_event
 
 from stream_app.events import Event, User
 from stream_app.simulator import Shop
+from stream_app.triggers.deciding import Decision
 from stream_app.triggers.effect import decode_exposure
-from stream_app.triggers.engine import Decision
 from stream_app.triggers.gates import NO_CONSENT
 from stream_app.triggers.messages import Recommendation, cloud_event
 from stream_app.triggers.preview import Preview

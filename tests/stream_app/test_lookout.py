@@ -9,12 +9,16 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_app.applying import Part
 from stream_app.config import Settings
 from stream_app.events import Event, User, encode_event
 from stream_app.lookout import Lookout
 from stream_app.model.item_index import ItemIndex
 from stream_app.model.user_table import UserTable
-from stream_app.triggers.engine import LATE_MS, Decision, TriggerEngine
+from stream_app.ownership import Held
+from stream_app.store import Fence
+from stream_app.triggers.deciding import Decision
+from stream_app.triggers.engine import LATE_MS, TriggerEngine
 from stream_app.triggers.memory import unpack_memory
 from stream_app.triggers.preview import Preview
 from stream_app.triggers.rules_file import parse_trigger_rules
@@ -142,9 +146,9 @@ def read(written: Sequence[tuple[Event, int]]) -> list[Event]:
     """Events as a worker reads them two hours late, each with the time when it was written."""
     worker = Worker(Settings(), clock=lambda: (NOON + 2 * HOUR) / 1000)
     records = [Record(encode_event(e), e.user_id.encode(), n, ms) for n, (e, ms) in enumerate(written)]
-    offsets, events, rejected = worker._decode(records)  # type: ignore[arg-type]
-    assert offsets == [*range(len(written))] and not rejected
-    return events
+    decoded = worker._applier.decode(Part(0, Held(Fence(0, 1)), records), lambda _: -1)  # type: ignore[arg-type]
+    assert decoded.offsets == [*range(len(written))] and not decoded.rejected
+    return decoded.events
 
 
 def test_one_fast_clock_fires_nobodys_timers() -> None:

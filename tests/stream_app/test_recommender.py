@@ -345,3 +345,22 @@ def test_any_order_of_times_and_repeats_is_survived(
         seen = {f"i{i}" for u, i, _ in steps if f"u{u}" == offered.user_id}
         assert len(set(ids(offered))) == len(offered.items) and not seen & set(ids(offered))
         assert all(np.isfinite(s) for _, s in offered.items)
+
+
+def test_reasons_of_many_are_those_of_each(model: tuple[Release, Overlay]) -> None:
+    """What the kernel says of all lists at once is what `explain` says of every item."""
+    recommender = worker(model)
+    feed(recommender, EVENTS)
+    recommender.observe_item(Item("brand-new"))
+    recommender.users.load("cold", None)
+    users, items = recommender.users.in_memory(), [i for i in recommender.items.ids if i]
+    picks, explained = [], []
+    for n, user in enumerate(users):
+        reasons = [(item, recommender.explain(user, item)) for item in items[n % 3 :: 3] if n != 1]
+        picks.append([(item, sum(r.parts.values())) for item, r in reasons if r is not None])
+        explained.append([r.text for _, r in reasons if r is not None])
+    assert recommender.reasons(users, picks) == explained
+    assert {text.split()[0] for some in explained for text in some} >= {"goes", "new", "fits"}
+    known = explained[-1].index("fits your taste")  # with a lower score there is less taste in it
+    assert recommender.reasons(users[-1:], [[(picks[-1][known][0], -100.0)]]) == [["trending now"]]
+    assert recommender.reasons([], []) == []

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_app.events import Event, EventItem, Item, User
-from stream_app.triggers.engine import Decision, TriggerEngine
+from stream_app.triggers.deciding import Decision
+from stream_app.triggers.engine import TriggerEngine
 from stream_app.triggers.gates import REASONS
 from stream_app.triggers.memory import LISTENED, MOST_BYTES, NEVER_MS, unpack_memory
 from stream_app.triggers.messages import message_id
@@ -23,6 +24,9 @@ ALL = '[[rules]]\nname = "cart_abandonment"\nhold_out = 0.0\n' + "".join(
     f'[[rules]]\nname = "{name}"\nhold_out = 0.0\n'
     for name in ("price_drop", "back_in_stock", "high_intent", "win_back")
 )
+
+
+DROP = 'in_quiet_hours = "drop"'
 
 
 @dataclass
@@ -281,8 +285,8 @@ def test_the_same_version_of_an_item_again_says_nothing() -> None:
         (User("u", False), "", NOON, "no_consent"),
         (User("u", True), "audience = 0.0", NOON, "audience"),
         (User("u", True), "hold_out = 1.0", NOON, "hold_out"),
-        (User("u", True), "", NOON + 9 * HOUR, "quiet_hours"),
-        (User("u", True, {"time_zone": "Asia/Tokyo"}), "", NOON, "quiet_hours"),
+        (User("u", True), DROP, NOON + 9 * HOUR, "quiet_hours"),
+        (User("u", True, {"time_zone": "Asia/Tokyo"}), DROP, NOON, "quiet_hours"),
         (User("u", True, {"time_zone": "America/New_York"}), "", NOON + 9 * HOUR, ""),
         (User("u", True, {"time_zone": "Mars/Olympus"}), "", NOON, ""),
         (User("u", True), "until = 2026-01-05T12:00:00Z", NOON, None),
@@ -324,6 +328,33 @@ all = [["user.purchases", "=", 0]]\nnone = [["user.attributes.country", "=", "NO
     assert [(d.user_id, d.rule.name, d.reason) for d in world.decisions] == [
         ("u", "wished", "2 h after add_to_wishlist")
     ]
+
+
+def test_a_rule_that_waits_remembers_what_its_event_was_like() -> None:
+    """Conditions on the event held when it happened and hold for ever; those on the user are asked again."""
+    rules = """pause = "0 s"\n[[rules]]\nname = "big"\non = "add_to_cart"\ndelay = "2 h"
+all = [["event.value", ">=", 50], ["cart.items", ">=", 1]]
+none = [["event.item_id", "=", "gift"]]
+any = [["event.attributes.channel", "=", "app"], ["user.purchases", ">=", 1]]"""
+    added = {"value": 80.0, "attributes": {"channel": "app"}}
+    for what, fields, said in (
+        ("app", added, [("big", "")]),
+        ("cheap", added | {"value": 20.0}, []),
+        ("gift", added, []),
+        ("web", added | {"attributes": {}}, []),
+    ):
+        world = World(rules)
+        world.happen(event("add_to_cart", NOON, what, **fields))
+        world.until(NOON + 2 * HOUR)
+        assert [d for d in world.said() if d[0] == "big"] == said, what
+    emptied = World(rules)
+    emptied.happen(event("add_to_cart", NOON, **added), event("remove_from_cart", NOON + HOUR))
+    emptied.until(NOON + 2 * HOUR)
+    assert ("big", "") not in emptied.said()
+    buyer = World(rules)  # the other one of `any` held then, and holds still
+    buyer.happen(event("purchase", NOON - DAY), event("add_to_cart", NOON, value=80.0))
+    buyer.until(NOON + 2 * HOUR)
+    assert ("big", "") in buyer.said()
 
 
 def test_edge_needs_the_condition_to_fail_in_between() -> None:

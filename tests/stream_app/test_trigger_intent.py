@@ -16,6 +16,7 @@ from stream_app.triggers.intent import (
     WITHIN_MS,
     Intent,
     Moment,
+    deciles,
     features_of,
     is_sampled,
 )
@@ -73,6 +74,34 @@ def test_a_score_is_the_probability_of_the_river_model() -> None:
     intent.absorb([Moment(moments[-1].offset + 9, 1, 2_000 * MINUTE, x)])
     intent.absorb([Moment(moments[-1].offset + 12, 1, 2_001 * MINUTE, None)])
     assert intent.score(x) == score
+
+
+def test_a_look_that_may_not_reach_a_band_does_not() -> None:
+    """The sum alone refuses nearly all that the score would not have reached, and nothing else."""
+    intent = Intent()
+    learn(intent, visits(2_000))
+    rng = np.random.default_rng(4)
+    refused = below = 0
+    for _ in range(2_000):
+        x = (1.0, *rng.choice([0.0, 0.7, 1.1], len(FEATURES) - 1).tolist())
+        score = intent.score(x)
+        assert score is not None
+        for band in range(1, BANDS + 1):
+            refused += not intent.may_reach(x, band)
+            below += score[1] < band
+            assert intent.may_reach(x, band) or score[1] < band
+    assert 0.95 * below <= refused <= below > 0
+    assert not Intent().may_reach((1.0,) * len(FEATURES), 1)
+
+
+def test_deciles_are_those_of_numpy() -> None:
+    """Bit for bit, with repeats or without, so bands are what they were."""
+    rng = np.random.default_rng(3)
+    for n in range(500):
+        scores = np.round(rng.random(100 + n % 157) ** (1 + n % 4), 1 + n % 6)
+        assert (
+            deciles(scores.tolist()) == np.unique(np.quantile(scores, np.linspace(0, 1, 11)[1:-1])).tolist()
+        )
 
 
 def test_it_says_nothing_before_it_has_learned() -> None:

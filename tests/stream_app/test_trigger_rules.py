@@ -50,6 +50,26 @@ def test_a_file_changes_built_in_rules_and_adds_its_own() -> None:
     assert [rule.name for rule in rules.enabled][:2] == ["cart_abandonment", "back_in_stock"]
 
 
+def test_what_can_wait_is_postponed_unless_the_file_says_otherwise() -> None:
+    """Silence, prices, stock and delayed events wait for the morning; the moment of an event does not."""
+    text = "".join(
+        f'[[rules]]\nname = "{name}"\n{on}\n'
+        for name, on in {
+            "now": 'on = "purchase"',
+            "later": 'on = "purchase"\ndelay = "1 h"',
+            "silence": 'on = "idle"\ndelay = "1 h"',
+            "never": 'on = "idle"\ndelay = "1 h"\nin_quiet_hours = "drop"',
+            "score": 'on = "score"',
+        }.items()
+    )
+    found = {rule.name: rule.in_quiet_hours for rule in parse_trigger_rules(text).rules}
+    assert found == {
+        "cart_abandonment": "postpone", "price_drop": "postpone", "back_in_stock": "postpone",
+        "high_intent": "drop", "win_back": "postpone", "now": "drop", "later": "postpone",
+        "silence": "postpone", "never": "drop", "score": "drop",
+    }  # fmt: skip
+
+
 def test_built_in_rules_are_the_five() -> None:
     """The package brings five rules, all switched on, and no two of the same priority."""
     rules = builtin_rules()
@@ -81,6 +101,14 @@ def test_built_in_rules_are_the_five() -> None:
         ('[[rules]]\nname = "win_back"\nall = [["cart.items", "in", 1]]', ("all", "in", "list of values")),
         ('[[rules]]\nname = "win_back"\nall = ["cart.items > 1"]', ("all", '["cart.items", ">=", 1]')),
         ('[[rules]]\nname = "win_back"\nquiet_hours = "9pm"', ("quiet_hours", "'9pm'", "21:00-08:00")),
+        (
+            '[[rules]]\nname = "win_back"\nin_quiet_hours = "wait"',
+            ("in_quiet_hours", "'wait'", "postpone, drop"),
+        ),
+        (
+            '[[rules]]\nname = "high_intent"\nin_quiet_hours = "postpone"',
+            ("in_quiet_hours", "what can wait", '"idle", "price" or "stock"'),
+        ),
         ('[[rules]]\nname = "win_back"\naudience = 1.5', ("audience", "1.5", "between 0 and 1")),
         ('[[rules]]\nname = "win_back"\nenabled = "no"', ("enabled", "'no'", "true nor false")),
         ('[[rules]]\nname = "win_back"\nfrom = 2026-02-01\nuntil = 2026-01-01', ("until", "not after")),
