@@ -192,6 +192,8 @@ def evaluate(
         report = evaluate_file(
             reading.records(), names, k=k, repeat=repeat, seed=seed, progress=reading.model_progress
         )
+        if reading.bad:
+            report = report.with_note(f"bad lines: {reading.bad:,}, skipped")
     if plot is not None:
         from stream_app.evaluation import plot as draw
 
