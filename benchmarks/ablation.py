@@ -2,12 +2,14 @@
 
 Every row is a run of its own through `OnlineRecommender`: it learns from the first event on without the part
 that is left out, and answers the same questions as the whole. Needs the data sets (`RECS_DATA`, as
-`quality`) and some twenty minutes, so that ``all`` leaves it out. Afterwards ``python -m
-benchmarks.ablation`` writes the table of ``docs/quality.md`` from ``benchmarks/results/ablation.json``.
+`quality`) and half an hour, so that ``all`` leaves it out. Afterwards ``python -m benchmarks.ablation``
+writes the table of ``docs/quality.md`` from ``benchmarks/results/ablation.json``; with names of streams it
+runs those again first, and keeps the results of the others.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.report import machine
 from pruning.tokens import field_id
 from stream_app.evaluation import metrics
 from stream_app.evaluation import run as answers_of
@@ -249,10 +252,10 @@ def shop_records(n: int = SHOP_EVENTS) -> Iterable[Record]:
     yield from shop.records(n)
 
 
-def run() -> dict[str, Any]:
-    """Run the whole and everything that can be left out, on each stream that is there."""
-    results = {name: ablate(stream, name) for name, stream in streams().items() if stream.is_there}
-    return {"results": results, "goals": {}}
+def run(*names: str) -> dict[str, Any]:
+    """Run the whole and everything that can be left out, on each of these streams; on all that are there."""
+    chosen = {n: s for n, s in streams().items() if (n in names if names else s.is_there)}
+    return {"results": {name: ablate(stream, name) for name, stream in chosen.items()}, "goals": {}}
 
 
 def ablate(stream: Stream, name: str = "") -> dict[str, Any]:
@@ -268,6 +271,8 @@ def ablate(stream: Stream, name: str = "") -> dict[str, Any]:
     for row, part in parts(plan.records).items():
         if part.kind in ("numbers", "tokens") and not part.has(learned).any():
             continue
+        if stream.shown_lists and part.sources & {"trend_fast", "trend_slow", "new"}:
+            continue  # a list that is given needs no candidates
         model = Partial(part, lists=not stream.shown_lists)
         answers = answers_of(model, plan, k=K)
         gains = answers.impression_ndcg if stream.shown_lists else metrics.gains(answers.rank, K)
@@ -343,5 +348,17 @@ def with_table(text: str, results: Mapping[str, Any]) -> str:
     return place.sub(lambda found: f"{found[1]}{markdown(results)}\n{found[2]}", text)
 
 
+def main(names: Sequence[str]) -> None:
+    """Run the streams with these names, put what was found beside the other results, and write the table."""
+    report = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"name": RESULTS.stem, "results": {}}
+    if names:
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        found = {**report["results"], **run(*names)["results"]}
+        results = {name: found[name] for name in streams() if name in found}
+        report |= {"machine": machine(), "date": date, "results": results, "goals": {}}
+        RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    DOCS.write_text(with_table(DOCS.read_text(), report["results"]))
+
+
 if __name__ == "__main__":
-    DOCS.write_text(with_table(DOCS.read_text(), json.loads(RESULTS.read_text())["results"]))
+    main(sys.argv[1:])
