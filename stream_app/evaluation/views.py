@@ -106,7 +106,14 @@ def _number(value: float, digits: str = ".4f") -> str:
 
 
 def _short(part: str) -> str:
+    """The part's name in two lines.
+
+    >>> _short("history 1–3"), _short("item new (< 10 events)"), _short("event add_to_cart")
+    ('user\\n1–3', 'item\\nnew', 'add\\nto_cart')
+    """
     kind, _, name = part.partition(" ")
+    if kind == "event":
+        return name.replace("_", "\n", 1)
     return f"user\n{name}" if kind == "history" else f"{kind}\n{name.split(' ')[0]}"
 
 
