@@ -88,6 +88,23 @@ def plot(report: EvaluationReport, path: str | Path) -> None:
     draw(panels, path)
 
 
+def check_picture(path: str | Path) -> None:
+    """Make sure, before hours of work, that a picture can be written there.
+
+    Raises
+    ------
+    ConfigError
+        The kind of image is unknown, the folder is not there, or matplotlib is not installed.
+    """
+    path, kinds = Path(path), _new_figure(1, 1).canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in kinds:
+        raise ConfigError(
+            f"{path.name}: no image is of the kind {path.suffix!r}; end its name with .png or .svg"
+        )
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
+
+
 def rolling(values: Sequence[float], window: int) -> list[float]:
     """The mean of each value and those before it, `window` in all; fewer at the beginning.
 
@@ -129,15 +146,9 @@ def draw(panels: Sequence[Panel], path: str | Path, columns: int = 2) -> None:
     ConfigError
         matplotlib, which is optional, is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  # slow to import, and optional
-        from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigError('plots need matplotlib: pip install "stream-recommender[plots]"') from error
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)  # inches
-    figure = Figure((_WIDTH * columns, _HEIGHT * rows), layout=layout, facecolor="white")
+    figure = _new_figure(_WIDTH * columns, _HEIGHT * rows)
     colour_of: dict[str, str] = {}
     for panel in panels:
         for name in panel.curves:
@@ -148,6 +159,17 @@ def draw(panels: Sequence[Panel], path: str | Path, columns: int = 2) -> None:
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     figure.savefig(path, dpi=150)
+
+
+def _new_figure(width: float, height: float) -> Any:
+    """An empty picture, inches wide and high."""
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  # slow to import, and optional
+        from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError('plots need matplotlib: pip install "stream-recommender[plots]"') from error
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)  # inches
+    return Figure((width, height), layout=layout, facecolor="white")
 
 
 def _draw_panel(axes: Any, panel: Panel, colour_of: Mapping[str, str]) -> None:

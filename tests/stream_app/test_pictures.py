@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
+from typer.testing import CliRunner
 
+from stream_app.cli import app
+from stream_app.errors import ConfigError
 from stream_app.evaluation.pictures import Panel, draw, rolling, spread
 
 PLACES = st.lists(st.floats(0, 1), min_size=1, max_size=15)
@@ -45,3 +48,14 @@ def test_panels_stand_in_rows_of_two(n: int, tmp_path: Path) -> None:
     alone = 6.2 * 150  # pixels that a panel is wide
     assert pixels.shape[1] == pytest.approx(alone * min(n, 2), abs=2)
     assert pixels[:, :, :3].std() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("a.nonsense", "kind '.nonsense'"), ("nowhere/a.png", "no folder")]
+)
+def test_a_picture_that_cannot_be_written_is_refused_first(name: str, reason: str, tmp_path: Path) -> None:
+    """The command says so before it reads the file of events."""
+    arguments = ["evaluate", str(tmp_path / "not there.jsonl"), "--plot", str(tmp_path / name)]
+    error = CliRunner().invoke(app, arguments).exception
+    assert isinstance(error, ConfigError)
+    assert reason in str(error)
