@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ Keys = NDArray[np.uint64]
 K = 10
 WHOLE = "nothing"
 SHOP_EVENTS = 20_000
+RANKLENS_EVENTS = 20_000  # records that are read, with 2,810 lists
 
 SOURCES: Mapping[
     str, tuple[str, ...]
@@ -240,7 +242,9 @@ def streams() -> dict[str, Stream]:
     return {
         "movielens_100k": Stream(lambda: read(movielens), movielens.exists()),
         "shop": Stream(shop_records, is_there=True),
-        "ranklens": Stream(lambda: read(ranklens), ranklens.exists(), shown_lists=True),
+        "ranklens": Stream(
+            lambda: islice(read(ranklens), RANKLENS_EVENTS), ranklens.exists(), shown_lists=True
+        ),
     }
 
 
@@ -336,7 +340,8 @@ def _number(value: float) -> str:
 
 def _difference(row: Mapping[str, float]) -> str:
     value, error = row["difference"], row["difference_se"]
-    text = f"{'−' if value < 0 else '+'}{_number(abs(value))}"
+    sign = "" if round(abs(value), 4) == 0 else "−" if value < 0 else "+"
+    text = f"{sign}{_number(abs(value))}"
     return f"{f'**{text}**' if abs(value) >= 2 * error > 0 else text} ± {_number(error)}"
 
 
@@ -350,7 +355,9 @@ def with_table(text: str, results: Mapping[str, Any]) -> str:
 
 def main(names: Sequence[str]) -> None:
     """Run the streams with these names, put what was found beside the other results, and write the table."""
-    report = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"name": RESULTS.stem, "results": {}}
+    report: dict[str, Any] = (
+        json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"name": RESULTS.stem, "results": {}}
+    )
     if names:
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         found = {**report["results"], **run(*names)["results"]}

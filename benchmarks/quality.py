@@ -49,6 +49,7 @@ COLUMNS = {
     "last fifth": "last_fifth_impressions",
     "AUC": "auc",
     "logloss": "logloss",
+    "ece": "ece",
     "coverage": "coverage@10",
     "seconds": "seconds",
 }
@@ -59,6 +60,7 @@ KEPT = (
     "mrr@10",
     "auc",
     "logloss",
+    "ece",
     "coverage@10",
     "novelty@10",
     "seconds",

@@ -251,15 +251,15 @@ def _coverage(plan: Plan, answers: Answers) -> float:
 
 
 def _probability_metrics(answers: Answers) -> dict[str, float]:
-    """Logloss of the scores as probabilities, and the quality of the model's own probabilities."""
-    y, own = _labelled(answers.proba)
-    calibration = metrics.calibration(y, own)
-    return {
-        "logloss": metrics.log_loss(*_labelled(metrics.probabilities_of_scores(answers.score))),
-        "own_logloss": metrics.log_loss(y, own),
-        "ece": calibration.ece,
-        "calibration_slope": calibration.slope,
-    }
+    """Logloss and calibration of the scores as probabilities, and of the model's own probabilities."""
+    found = {}
+    for own, proba in (("", metrics.probabilities_of_scores(answers.score)), ("own_", answers.proba)):
+        y, p = _labelled(proba)
+        calibration = metrics.calibration(y, p)
+        found[f"{own}logloss"] = metrics.log_loss(y, p)
+        found[f"{own}ece"] = calibration.ece
+        found[f"{own}calibration_slope"] = calibration.slope
+    return found
 
 
 def _labelled(proba: Floats) -> tuple[Floats, Floats]:

@@ -44,10 +44,11 @@ def render(report: EvaluationReport) -> RenderableType:
     of_users_and_items = [column for part, column in by_part.items() if not part.startswith("event")]
     scores = [
         _Column("AUC", ".4f", _metric(report, "auc")),
-        _Column("logloss", ".4f", _metric(report, "logloss"), min),
-        _Column("own\nlogloss", ".4f", _metric(report, "own_logloss"), min),
-        _Column("own\nece", ".4f", _metric(report, "ece"), min),
-        _Column("coverage", ".3f", _metric(report, f"coverage@{k}")),
+        _Column("log\nloss", ".4f", _metric(report, "logloss"), min),
+        _Column("ece", ".4f", _metric(report, "ece"), min),
+        _Column("own\nlog\nloss", ".4f", _metric(report, "own_logloss"), min),
+        _Column("own\nece", ".4f", _metric(report, "own_ece"), min),
+        _Column("cover\nage", ".3f", _metric(report, f"coverage@{k}")),
         _Column("novelty\nbits", ".2f", _metric(report, f"novelty@{k}"), None),
         _Column("time\ns", ".1f", {n: q.seconds for n, q in models.items()}, min),
     ]
@@ -129,7 +130,8 @@ def _behind(report: EvaluationReport) -> list[_Column]:
 
 _WORDS = """\
 2nd half: of the tests. 1st/sec.: only the first event of a user's second.
-own: probabilities that the model offers itself; ece: their calibration error.
+log loss, ece (calibration error): of scores as probabilities, fitted to the
+past; own: of probabilities that the model offers itself.
 user: items chosen before. item: new, below 10 events; old; head, the most
 chosen, with half of the tests; tail, the rest.
 """

@@ -265,6 +265,14 @@ def test_the_json_has_what_the_command_promises(report: EvaluationReport) -> Non
     assert 0 < promised["models"]["mf"]["own_logloss"] < 2
 
 
+def test_every_model_is_calibrated_by_its_past(report: EvaluationReport) -> None:
+    """Scores become probabilities that are right on average; a model's own need not be."""
+    of_scores = {name: quality.metrics["ece"] for name, quality in report.models.items()}
+    assert all(ece < 0.1 for ece in of_scores.values())
+    assert math.isnan(report.models["popularity"].metrics["own_ece"])
+    assert report.models["mf"].metrics["own_ece"] > of_scores["mf"]
+
+
 def test_slices_are_parts_of_the_whole(report: EvaluationReport) -> None:
     """The histories, the ages, head and tail, and the types each add up to all tests and all hits."""
     quality = report.models["popularity"]
