@@ -43,7 +43,7 @@ Keys = NDArray[np.uint64]
 K = 10
 WHOLE = "nothing"
 SHOP_EVENTS = 20_000
-RANKLENS_EVENTS = 20_000  # records that are read, with 2,810 lists
+RANKLENS_RECORDS = 20_000  # with 2,810 lists; all of them would take as long as MovieLens
 
 SOURCES: Mapping[
     str, tuple[str, ...]
@@ -71,6 +71,7 @@ NUMBER_GROUPS: Mapping[str, tuple[str, ...]] = {
     "what the user took and left of offers": ("taste", "taste_category", "offered", "taken"),
     "place in a shown list": ("position",),
 }
+NUMBER_TABLES = (NUMBER_TOKENS,)  # features of each number: one for all, then those by context
 CONTEXT = "weights by length of history and time gap"
 
 
@@ -100,7 +101,7 @@ class Part:
 
     def has(self, keys: Keys) -> NDArray[np.bool_]:
         """Which features (k,) belong to it. Fields of 16 bits may collide, so numbers are told by name."""
-        of_tokens = np.isin(keys >> np.uint64(48), self.fields) & ~np.isin(keys, NUMBER_TOKENS)
+        of_tokens = np.isin(keys >> np.uint64(48), self.fields) & ~np.isin(keys, np.stack(NUMBER_TABLES))
         return np.isin(keys, self.numbers) | of_tokens
 
 
@@ -209,8 +210,9 @@ def parts(records: Iterable[Record]) -> dict[str, Part]:
     named = {number for numbers in NUMBER_GROUPS.values() for number in numbers}
     groups = {**NUMBER_GROUPS, **{number: (number,) for number in NUMBERS if number not in named}}
     for name, numbers in groups.items():
-        found[name] = Part("numbers", numbers=NUMBER_TOKENS[np.isin(NUMBERS, numbers)].ravel())
-    found[CONTEXT] = Part("numbers", numbers=NUMBER_TOKENS[:, 1:].ravel())
+        rows = np.isin(NUMBERS, numbers)
+        found[name] = Part("numbers", numbers=np.ravel([table[rows] for table in NUMBER_TABLES]))
+    found[CONTEXT] = Part("numbers", numbers=np.ravel([table[:, 1:] for table in NUMBER_TABLES]))
 
     crosses = {n: f for f, n in field_names(["item", *item_fields], [*user_fields]).items() if "×" in n}
     of_user = {name for name in crosses if name.startswith("user ×")}
@@ -243,7 +245,7 @@ def streams() -> dict[str, Stream]:
         "movielens_100k": Stream(lambda: read(movielens), movielens.exists()),
         "shop": Stream(shop_records, is_there=True),
         "ranklens": Stream(
-            lambda: islice(read(ranklens), RANKLENS_EVENTS), ranklens.exists(), shown_lists=True
+            lambda: islice(read(ranklens), RANKLENS_RECORDS), ranklens.exists(), shown_lists=True
         ),
     }
 
