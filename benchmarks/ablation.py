@@ -137,7 +137,8 @@ class PartialLearner(Learner):
 
     def __init__(self, part: Part) -> None:
         super().__init__()
-        self.ranker = Without(self.ranker, part)
+        if len(part.numbers) or len(part.fields):
+            self.ranker = Without(self.ranker, part)
         self._sources = part.sources
 
     def learn(self, batch: ExampleBatch) -> int:
