@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TypeVar
 
 from stream_app.errors import StoreError
 from stream_app.events import Item, Tombstone
@@ -31,8 +32,7 @@ from stream_app.triggers.memory import NEVER_MS, due_of, unpack_memory
 from stream_app.triggers.messages import Recommendation, cloud_event
 from stream_app.triggers.shelf import Change
 
-SLICE = 500  # users per turn and partition, so that events wait for 30 ms at most …
-IDLE_SLICE = 1_000  # … and when no events came in the last turn; fewer where fewer fit into memory
+SLICE = 500  # users per turn and partition; fewer where fewer fit into memory
 GRACE_MS = 10_000  # silence after which a partition's clock goes on by itself
 LONGEST_TURN_MS = 5_000  # a turn that seems to have taken longer was a clock that was set
 LONGEST_AWAY_MS = 86_400_000  # time without a worker that counts as silence
@@ -40,6 +40,7 @@ CHANGES_AT_ONCE = 200  # items whose watchers are asked for in one round trip
 MOST_CHANGES = 100_000  # kept for partitions that other workers may hand over
 
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -101,7 +102,7 @@ class Firing:
         self, recommender: Recommender, lookout: Lookout, store: Store, clock_ms: Callable[[], int]
     ) -> None:
         self._recommender, self._lookout, self._store, self._clock_ms = recommender, lookout, store, clock_ms
-        self._most = lookout.users.max_users
+        self._slice = min(SLICE, lookout.users.max_users)
         self._partitions: dict[int, _Partition] = {}
         self._offsets: list[int] = []  # of `_changes`
         self._changes: list[Change] = []
@@ -204,16 +205,13 @@ class Firing:
             return None
         upto = clock - LATE_MS
         if one.next_due_ms <= upto:
-            users, first = await self._store.due_users(partition, upto, self._slice(one))
+            users, first = await self._store.due_users(partition, upto, self._slice)
             one.next_due_ms = NEVER_MS if first is None else first
             if users:
                 return Task(users, lambda some: (self._lookout.on_time(some, upto), []))
         if not one.tasks:
             await self._find_watchers(partition, one)
         return one.tasks.popleft() if one.tasks else None
-
-    def _slice(self, one: _Partition) -> int:
-        return min(IDLE_SLICE if one.silent_ms else SLICE, self._most)
 
     async def _find_watchers(self, partition: int, one: _Partition) -> None:
         """Make slices of who watches the next items that changed."""
@@ -225,9 +223,8 @@ class Firing:
             return
         watchers = await self._store.watchers(partition, [change.item_id for change in changes])
         for offset, change, users in zip(offsets, changes, watchers, strict=True):
-            size = min(SLICE, self._most)
-            for begin in range(0, len(users), size):
-                some, is_last = users[begin : begin + size], begin + size >= len(users)
+            for begin in range(0, len(users), self._slice):
+                some, is_last = users[begin : begin + self._slice], begin + self._slice >= len(users)
                 one.tasks.append(self._of_change(partition, offset, change, some, is_last))
         if not one.tasks:
             one.place = offsets[-1]
@@ -319,6 +316,25 @@ class Firing:
             [Recommendation(i, s, why) for (i, s), why in zip(some, whys, strict=True)]
             for some, whys in zip(picks, reasons, strict=True)
         ]
+
+
+def fitting(work: Sequence[tuple[int, T, Task]], most: int) -> list[list[tuple[int, T, Task]]]:
+    """Slices of work of several partitions, as many together as have no more than so many users.
+
+    >>> work = [(p, None, Task(["u"] * n, lambda _: ([], []))) for p, n in enumerate((3, 2, 4))]
+    >>> [[p for p, _, _ in some] for some in fitting(work, 5)]
+    [[0, 1], [2]]
+    """
+    found: list[list[tuple[int, T, Task]]] = []
+    room = 0
+    for one in work:
+        users = len(one[2].users)
+        if not found or users > room:
+            found.append([])
+            room = most
+        found[-1].append(one)
+        room -= users
+    return found
 
 
 def users_of_messages(looks: Sequence[Look]) -> list[str]:

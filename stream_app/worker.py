@@ -38,7 +38,7 @@ from stream_app.errors import (
 )
 from stream_app.events import Message, Tombstone, decode_item, decode_user
 from stream_app.failpoints import failpoint
-from stream_app.firing import Firing, Task, count_decisions
+from stream_app.firing import Firing, Task, count_decisions, fitting
 from stream_app.lists.exploring import Exploration
 from stream_app.lists.rules import RulesFile
 from stream_app.model.key_ring import KeyRing
@@ -389,49 +389,64 @@ class Worker(Service):
 
     async def _fire(self, batches: Mapping[int, Any]) -> bool:
         """Carry out a slice of what triggers have to do in each partition; says whether more may follow."""
-        firing, busy = self._firing, False
+        firing = self._firing
         if firing is None:
             return False
         took_ms = firing.turn()
-        for partition, held in self._ownership.all_held().items():
-            if not firing.holds(partition):
-                continue
+        mine = {p: held for p, held in self._ownership.all_held().items() if firing.holds(p)}
+        for partition, held in mine.items():
             silent = partition not in batches and not held.muted_until
             silent = silent and await self._try(partial(self._source.is_silent, partition), "looking for lag")
             firing.pass_time(partition, took_ms, silent=silent)
-            if firing.may_be_due(partition):
-                await self._settle()
+        if any(map(firing.may_be_due, mine)):
+            await self._settle()
+        work = []
+        for partition, held in mine.items():
             task = await self._try(partial(firing.next, partition), "looking for due triggers")
             if task is not None:
-                await self._carry_out(partition, held, task)
-                busy = True
-        return busy
+                work.append((partition, held, task))
+        for some in fitting(work, self.recommender.users.max_users):
+            await self._carry_out(some)
+        return bool(work)
 
-    async def _carry_out(self, partition: int, held: Held, task: Task) -> None:
+    async def _carry_out(self, work: Sequence[tuple[int, Held, Task]]) -> None:
         """Look at users, send what comes of it, and write it down: a crash in between repeats the same."""
         firing = self._firing
         await self._settle()
-        if firing is None or self._ownership.held(partition) is not held:
+        work = [(p, held, task) for p, held, task in work if self._ownership.held(p) is held]
+        if firing is None or not work:
             return
         try:
-            await self._load(task.users, [held.fence], only_known=True)
-        except EmptiedError:
-            await self._rebuild(partition, await self._source.position(partition))
+            users = [user_id for _, _, task in work for user_id in task.users]
+            await self._load(users, [held.fence for _, held, _ in work], only_known=True)
+        except EmptiedError as error:
+            for partition in error.partitions:
+                await self._rebuild(partition, await self._source.position(partition))
+            await self._carry_out([one for one in work if one[0] not in error.partitions])
             return
-        fired = await asyncio.to_thread(self._applier.fire, task)
-        if not held.muted_until:
-            await self._try(lambda: self._sender.send(fired.messages), "sending triggers")
+        fired = await asyncio.to_thread(lambda: [self._applier.fire(task) for _, _, task in work])
+        messages = [
+            message
+            for (_, held, _), one in zip(work, fired, strict=True)
+            for message in ([] if held.muted_until else one.messages)
+        ]
+        await self._try(lambda: self._sender.send(messages), "sending triggers")
         failpoint("trigger.after_send")
-        triggers = firing.writes(partition, fired.looks, task.users if task.item_id is None else ())
-        if task.items_place >= 0:
-            triggers = replace(triggers, items_place=task.items_place)
-        if await self._write([Effects(held.fence, fired.lists, fired.states, None, triggers)]):
-            return
+        effects = []
+        for (partition, held, task), one in zip(work, fired, strict=True):
+            triggers = firing.writes(partition, one.looks, task.users if task.item_id is None else ())
+            if task.items_place >= 0:
+                triggers = replace(triggers, items_place=task.items_place)
+            effects.append(Effects(held.fence, one.lists, one.states, None, triggers))
+        refused = await self._write(effects)
         failpoint("trigger.after_write")
-        await self._try(partial(firing.done, partition, task, fired.gone), "ending a trigger")
-        self.metrics.lists.inc(len(fired.lists))
-        if not held.muted_until:
-            count_decisions(self.metrics, fired.looks)
+        for (partition, held, task), one in zip(work, fired, strict=True):
+            if partition in refused:
+                continue
+            await self._try(partial(firing.done, partition, task, one.gone), "ending a trigger")
+            self.metrics.lists.inc(len(one.lists))
+            if not held.muted_until:
+                count_decisions(self.metrics, one.looks)
 
     async def _commit(self) -> None:
         """Commit what is done. A failure costs nothing: whoever reads the events again skips them."""
