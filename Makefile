@@ -6,8 +6,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Compiled kernels are kept here between runs, so that only the first run pays for compiling them.
-export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
+# Compiled kernels are kept here between runs, so that only the first run pays for compiling them. They are kept by
+# the state of all sources: numba does not notice that a constant in another file has changed.
+export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba/$(shell cat pruning/*.py stream_app/*/*.py | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check format lock bench clean

@@ -1,7 +1,7 @@
 """Quality of our model beside the baselines on real streams: test, then learn, rank among all items.
 
 Needs the data sets: `RECS_DATA` names their folder (default ``../shared/data``). Afterwards
-``python -m benchmarks.quality`` writes the tables of ``docs/quality.md`` from
+``python -m benchmarks.quality`` writes the tables of ``docs/quality.md`` and the curves beside it from
 ``benchmarks/results/quality.json``.
 """
 
@@ -11,22 +11,32 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.coupon_data import baskets, read_transactions
 from benchmarks.triggers_data import read_invoices
 from stream_app.evaluation import evaluate
 from stream_app.evaluation.baselines import BASELINES
 from stream_app.evaluation.judging import MODELS
+from stream_app.evaluation.pictures import Panel, draw, rolling
 from stream_app.evaluation.plan import Record
 from stream_app.formats import read
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
 DOCS = ROOT / "docs" / "quality.md"
+TITLES = {
+    "movielens_100k": "MovieLens 100K",
+    "ranklens": "RankLens",
+    "uci_online_retail": "UCI Online Retail",
+    "completejourney": "Complete Journey",
+}
+POINTS = 50  # that are kept of a curve
 REPEAT_EVENTS = 20_000  # lines that are read of the sets in which people buy the same again
 SHOWN = "impression_ndcg@10"
 COLUMNS = {
@@ -39,6 +49,7 @@ COLUMNS = {
     "last fifth": "last_fifth_impressions",
     "AUC": "auc",
     "logloss": "logloss",
+    "ece": "ece",
     "coverage": "coverage@10",
     "seconds": "seconds",
 }
@@ -49,6 +60,7 @@ KEPT = (
     "mrr@10",
     "auc",
     "logloss",
+    "ece",
     "coverage@10",
     "novelty@10",
     "seconds",
@@ -73,7 +85,7 @@ def run() -> dict[str, Any]:
         ),
     }
     results = {
-        name: _evaluate(records(path), repeat)
+        name: judged(records(path), repeat=repeat)
         for name, (path, records, repeat) in streams.items()
         if path.exists()
     }
@@ -82,14 +94,36 @@ def run() -> dict[str, Any]:
     return {"results": results, "goals": _goals(results)}
 
 
-def _evaluate(records: Iterable[Record], repeat: bool) -> dict[str, Any]:
+def judged(records: Iterable[Record], *, repeat: bool) -> dict[str, Any]:
+    """Every model on one stream: what the tables and curves of the docs need, as plain values."""
     models = {name: make() for name, make in {**MODELS, **BASELINES}.items()}
     found = evaluate(records, models, exclude_seen=not repeat, progress=_tell).to_json_object()
-    kept = ("events", "users", "items", "protocol", "differences", "impression_reference")
+    kept = ("events", "users", "items", "protocol", "notes", "differences", "impression_reference")
+    metric = SHOWN if SHOWN in found["models"]["ours"] else "ndcg@10"
+    events = found["shown_curve_events" if metric == SHOWN else "curve_events"]
+    curves = {name: thinned(model["curve"].get(metric, [])) for name, model in found["models"].items()}
     return {
         **{name: found[name] for name in kept if name in found},
         "models": {name: _kept(model) for name, model in found["models"].items()},
+        "curves": {"metric": metric, "events": events[_pace(events) - 1 :: _pace(events)], "models": curves},
     }
+
+
+def thinned(values: Sequence[float]) -> list[float]:
+    """Means of neighbours, so that about `POINTS` are left; a rest at the end that is too short is dropped.
+
+    >>> thinned([0.5] * 99)[:2], len(thinned([0.5] * 99))
+    ([0.5, 0.5], 99)
+    >>> len(thinned([0.5] * 100))
+    50
+    """
+    pace = _pace(values)
+    whole = values[: len(values) // pace * pace]
+    return [round(float(mean), 4) for mean in np.reshape(whole, (-1, pace)).mean(axis=1)]
+
+
+def _pace(values: Sequence[Any]) -> int:
+    return max(1, len(values) // POINTS)
 
 
 def _tell(name: str, done: int, n: int) -> None:
@@ -100,6 +134,7 @@ def _tell(name: str, done: int, n: int) -> None:
 def _kept(model: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: model[name] for name in KEPT}
     kept |= {part: model[part]["ndcg@10"] for part in ("second_half", "conservative")}
+    kept["slices"] = {name: part["recall@10"] for name, part in model["slices"].items() if part["tests"]}
     if SHOWN in model:
         kept |= {SHOWN: model[SHOWN], "last_fifth_impressions": model["last_fifth"][SHOWN]}
     return kept
@@ -167,9 +202,41 @@ def with_tables(text: str, results: Mapping[str, Any]) -> str:
         if not place.search(text):
             raise ValueError(f"{DOCS.name} has no place for {name}: write <!-- {name}:begin --> and …:end")
         table = markdown(result)
-        text = place.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
+        text = place.sub(rf"\1{table}\n\2", text)
     return text
 
 
+# ---------------------------------------------------------------------------------- curves of the docs
+
+
+def panels(results: Mapping[str, Any]) -> list[Panel]:
+    """The curves of every data set that has some, as means of the latest tenth."""
+    found = []
+    for name, result in results.items():
+        curves = result.get("curves", {"models": {}})
+        smooth = {model: rolling(c, len(c) // 10) for model, c in curves["models"].items() if c}
+        if smooth:
+            what = "ndcg@10 of shown lists" if curves["metric"] == SHOWN else "ndcg@10"
+            levels = {n.replace("_", " "): v for n, v in result.get("impression_reference", {}).items()}
+            found.append(Panel(f"{TITLES[name]}: {what}", "events", curves["events"], smooth, levels))
+    return found
+
+
+def with_picture(text: str, *, is_there: bool) -> str:
+    """The text with the picture between its two markers, or nothing as long as there is none."""
+    place = re.compile(r"(<!-- curves:begin -->\n).*?(<!-- curves:end -->)", re.DOTALL)
+    line = f"![ndcg@10 along each stream, mean of the latest tenth]({DOCS.stem}.png)\n" if is_there else ""
+    return place.sub(lambda found: f"{found[1]}{line}{found[2]}", text)
+
+
+def write(results_file: Path, docs: Path) -> None:
+    """Write the tables of the docs, and the curves beside them, anew from the results."""
+    results = json.loads(results_file.read_text())["results"]
+    drawn = panels(results)
+    if drawn:
+        draw(drawn, docs.with_suffix(".png"))
+    docs.write_text(with_picture(with_tables(docs.read_text(), results), is_there=bool(drawn)))
+
+
 if __name__ == "__main__":
-    DOCS.write_text(with_tables(DOCS.read_text(), json.loads(RESULTS.read_text())["results"]))
+    write(RESULTS, DOCS)

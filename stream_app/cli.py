@@ -186,12 +186,17 @@ def evaluate(
 ) -> None:
     """How good are the recommendations on a file of events? Test, then learn, baselines beside ours."""
     from stream_app.evaluation.judging import evaluate_file
+    from stream_app.evaluation.pictures import check_picture
 
+    if plot is not None:
+        check_picture(plot)
     with Reading(file, format, columns, skip_bad, quiet=as_json, limit=limit) as reading:
         names = None if models is None else [name.strip() for name in models.split(",")]
         report = evaluate_file(
             reading.records(), names, k=k, repeat=repeat, seed=seed, progress=reading.model_progress
         )
+        if reading.bad:
+            report = report.with_note(f"bad lines: {reading.bad:,}, skipped")
     if plot is not None:
         from stream_app.evaluation import plot as draw
 

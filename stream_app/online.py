@@ -58,6 +58,8 @@ class OnlineRecommender:
         Serve pruned and quantized releases under an overlay instead of the learner's own tables.
     ranker
         A River classifier; the compiled `FTRLClassifier` unless told otherwise.
+    learner
+        The learner itself, which then has its ranker and its budget already.
     interval, first, samples
         Examples between proposals, before the first, and before the guard decides.
     lag
@@ -85,6 +87,7 @@ class OnlineRecommender:
         *,
         compress: bool = True,
         ranker: Any = None,
+        learner: Learner | None = None,
         agent: PruningAgent | None = None,
         weights: Mapping[str, float] = DEFAULT_WEIGHTS,
         rating_threshold: float = 4.0,
@@ -94,7 +97,7 @@ class OnlineRecommender:
         lag: int = 8,
         budget: Budget = BUDGET,
     ) -> None:
-        self.learner = Learner(ranker, ItemIndex(budget))
+        self.learner = Learner(ranker, ItemIndex(budget)) if learner is None else learner
         self.recommender = Recommender(
             items=self.learner.items, weights=weights, rating_threshold=rating_threshold, max_users=1_000_000
         )

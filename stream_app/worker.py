@@ -4,9 +4,10 @@
                                                    └▶ send examples, dead letters ─▶ write Redis ─▶ commit
                                                       └── wait for the acknowledgement of each ──┘
 
-Batches take effect one after the other, never two at a time. A crash before the Redis write makes the batch
-happen again, from the same state to the same outputs; after it, the events are known by their offsets and
-skipped. Examples sent twice carry the same (partition, offset), and the learner learns them once.
+A batch is what a turn has read, of whatever partitions. Batches take effect one after the other, never two
+at a time. A crash before the Redis write makes the batch happen again, from the same state to the same
+outputs; after it, the events are known by their offsets and skipped. Examples sent twice carry the same
+(partition, offset), and the learner learns them once.
 """
 
 from __future__ import annotations

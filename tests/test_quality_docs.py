@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from benchmarks.quality import DOCS, RESULTS, with_tables
+from benchmarks import ablation
+from benchmarks.quality import DOCS, RESULTS, panels, with_picture, with_tables
 
 
 def test_the_tables_are_those_of_the_latest_results() -> None:
@@ -15,7 +16,18 @@ def test_the_tables_are_those_of_the_latest_results() -> None:
     if not RESULTS.is_file():
         pytest.skip("no results: run python -m benchmarks quality --out benchmarks/results")
     results = json.loads(RESULTS.read_text())["results"]
-    assert with_tables(DOCS.read_text(), results) == DOCS.read_text(), "run python -m benchmarks.quality"
+    drawn = bool(panels(results))
+    written = with_picture(with_tables(DOCS.read_text(), results), is_there=drawn)
+    assert written == DOCS.read_text(), "run python -m benchmarks.quality"
+    assert not drawn or DOCS.with_suffix(".png").is_file()
+
+
+def test_the_ablation_is_that_of_the_latest_results() -> None:
+    """Writing its table again changes nothing either."""
+    results = json.loads(ablation.RESULTS.read_text())["results"]
+    assert ablation.with_table(DOCS.read_text(), results) == DOCS.read_text(), (
+        "run python -m benchmarks.ablation"
+    )
 
 
 def test_the_example_runs() -> None:

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from stream_app.evaluation import metrics
 from stream_app.evaluation.examination import Answers, run
+from stream_app.evaluation.notes import notes_of
+from stream_app.evaluation.pictures import plot
 from stream_app.evaluation.plan import Plan, make_plan
 from stream_app.evaluation.protocols import Recommender
 from stream_app.evaluation.report import EvaluationReport, ModelQuality
 from stream_app.evaluation.stream_order import Record
-from stream_app.evaluation.views import plot, render
+from stream_app.evaluation.views import render
 from stream_app.events import DEFAULT_WEIGHTS, Event
 
 __all__ = ["EvaluationReport", "ModelQuality", "evaluate", "plot", "render"]
@@ -113,7 +115,9 @@ def evaluate(
         impression_reference=_impression_reference(plan, k),
         out_of_order=plan.n_out_of_order,
         shuffled=plan.n_shuffled,
-        curve_events=_curve_events(plan),
+        notes=notes_of(plan, k),
+        curve_events=_curve_events(plan, plan.event),
+        shown_curve_events=_curve_events(plan, np.array(sorted(plan.impressions), np.int64)),
         models=qualities,
         test_users=plan.user,
     )
@@ -163,10 +167,16 @@ def _curve_bins(n: int) -> list[Ints]:
     return [b for b in np.array_split(np.arange(n), CURVE_BINS) if b.size]
 
 
-def _curve_events(plan: Plan) -> tuple[int, ...]:
-    """The number of events up to the last test of each part of the curves."""
+def _curve_events(plan: Plan, asked: Ints) -> tuple[int, ...]:
+    """The number of events up to the last question of each part of a curve.
+
+    Parameters
+    ----------
+    asked
+        Index of the record of each question, `(n,)`, rising.
+    """
     n_events = np.cumsum([isinstance(record, Event) for record in plan.records])
-    return tuple(int(n_events[plan.event[b[-1]]]) for b in _curve_bins(plan.n_tests))
+    return tuple(int(n_events[asked[b[-1]]]) for b in _curve_bins(len(asked)))
 
 
 def _impression_reference(plan: Plan, k: int) -> dict[str, float]:
@@ -198,16 +208,20 @@ def _quality(plan: Plan, answers: Answers, slices: Mapping[str, Bools], k: int) 
     if plan.impressions:
         values[f"impression_ndcg@{k}"] = metrics.mean(answers.impression_ndcg)
     bins = _curve_bins(plan.n_tests)
+    curve = {
+        f"recall@{k}": tuple(metrics.recall_at_k(rank[b], k) for b in bins),
+        f"ndcg@{k}": tuple(metrics.ndcg_at_k(rank[b], k) for b in bins),
+    }
+    if plan.impressions:
+        shown = answers.impression_ndcg
+        curve[f"impression_ndcg@{k}"] = tuple(metrics.mean(shown[b]) for b in _curve_bins(len(shown)))
     return ModelQuality(
         metrics=values,
         second_half=second_half,
         last_fifth=last_fifth,
         conservative=_ranking(rank[plan.is_first_of_second], k),
         slices={name: _ranking(rank[mask], k) for name, mask in slices.items()},
-        curve={
-            f"recall@{k}": tuple(metrics.recall_at_k(rank[b], k) for b in bins),
-            f"ndcg@{k}": tuple(metrics.ndcg_at_k(rank[b], k) for b in bins),
-        },
+        curve=curve,
         dropped=answers.dropped,
         seconds=answers.seconds,
         ranks=rank,
@@ -237,15 +251,15 @@ def _coverage(plan: Plan, answers: Answers) -> float:
 
 
 def _probability_metrics(answers: Answers) -> dict[str, float]:
-    """Logloss of the scores as probabilities, and the quality of the model's own probabilities."""
-    y, own = _labelled(answers.proba)
-    calibration = metrics.calibration(y, own)
-    return {
-        "logloss": metrics.log_loss(*_labelled(metrics.probabilities_of_scores(answers.score))),
-        "own_logloss": metrics.log_loss(y, own),
-        "ece": calibration.ece,
-        "calibration_slope": calibration.slope,
-    }
+    """Logloss and calibration of the scores as probabilities, and of the model's own probabilities."""
+    found = {}
+    for own, proba in (("", metrics.probabilities_of_scores(answers.score)), ("own_", answers.proba)):
+        y, p = _labelled(proba)
+        calibration = metrics.calibration(y, p)
+        found[f"{own}logloss"] = metrics.log_loss(y, p)
+        found[f"{own}ece"] = calibration.ece
+        found[f"{own}calibration_slope"] = calibration.slope
+    return found
 
 
 def _labelled(proba: Floats) -> tuple[Floats, Floats]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,8 @@ class ModelQuality:
     slices
         Name of a part of the tests → its ranking metrics.
     curve
-        Name of a metric → its value in each of up to 100 equal parts of the tests, in order.
+        Name of a metric → its value in each of up to 100 equal parts of the tests, or of the shown lists, in
+        order.
     dropped
         Places of lists that went to items that were seen, named twice, or beyond k.
     seconds
@@ -85,8 +86,10 @@ class EvaluationReport:
         NDCG of those lists as the shop showed them and in random order; empty without impressions.
     out_of_order, shuffled
         Events that were sorted to their place, and events with equal times whose order was drawn by lot.
-    curve_events
-        The number of events up to the end of each part of the curves.
+    notes
+        What is odd about the stream, and what was done about it; see `notes.notes_of`.
+    curve_events, shown_curve_events
+        The number of events up to the end of each part of the curves of the tests, and of the shown lists.
     models
         Name → quality.
     test_users
@@ -107,7 +110,9 @@ class EvaluationReport:
     impression_reference: Mapping[str, float]
     out_of_order: int
     shuffled: int
+    notes: tuple[str, ...]
     curve_events: tuple[int, ...]
+    shown_curve_events: tuple[int, ...]
     models: Mapping[str, ModelQuality]
     test_users: Ints = field(repr=False, compare=False)
 
@@ -129,6 +134,10 @@ class EvaluationReport:
         """By how much the first model beats each other one, in NDCG; name of the other → difference."""
         first, *others = self.models or ("",)
         return {name: self.difference(first, name) for name in others}
+
+    def with_note(self, note: str) -> EvaluationReport:
+        """The same report with one more note: what the caller knows of the stream."""
+        return replace(self, notes=(*self.notes, note))
 
     def to_json_object(self) -> dict[str, Any]:
         """The report as plain values; nan becomes None.
@@ -154,7 +163,9 @@ class EvaluationReport:
                 for name, d in self.differences().items()
             },
             "impression_reference": _plain(dict(self.impression_reference)),
+            "notes": list(self.notes),
             "curve_events": list(self.curve_events),
+            "shown_curve_events": list(self.shown_curve_events),
         }
 
 

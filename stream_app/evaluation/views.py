@@ -1,28 +1,24 @@
-"""An evaluation report as tables for a terminal and as a picture."""
+"""An evaluation report as tables for a terminal."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from stream_app.errors import ConfigError
-from stream_app.evaluation import metrics
 from stream_app.evaluation.report import EvaluationReport
 
 
 def render(report: EvaluationReport) -> RenderableType:
-    """Tables for a terminal of 80 columns: ranking, parts of the tests, scores and costs.
+    """Tables for a terminal of 80 columns: ranking, parts of the tests, scores and costs, and notes.
 
-    The best value of each column is bold; a column that no model has is left out.
+    The best value of each column is bold. A column that no model has is left out, and so is an empty table.
     """
     k, models = report.k, report.models
     parts = next(iter(models.values())).slices if models else {}
@@ -48,22 +44,24 @@ def render(report: EvaluationReport) -> RenderableType:
     of_users_and_items = [column for part, column in by_part.items() if not part.startswith("event")]
     scores = [
         _Column("AUC", ".4f", _metric(report, "auc")),
-        _Column("logloss", ".4f", _metric(report, "logloss"), min),
-        _Column("own\nlogloss", ".4f", _metric(report, "own_logloss"), min),
-        _Column("own\nece", ".4f", _metric(report, "ece"), min),
-        _Column("coverage", ".3f", _metric(report, f"coverage@{k}")),
+        _Column("log\nloss", ".4f", _metric(report, "logloss"), min),
+        _Column("ece", ".4f", _metric(report, "ece"), min),
+        _Column("own\nlog\nloss", ".4f", _metric(report, "own_logloss"), min),
+        _Column("own\nece", ".4f", _metric(report, "own_ece"), min),
+        _Column("cover\nage", ".3f", _metric(report, f"coverage@{k}")),
         _Column("novelty\nbits", ".2f", _metric(report, f"novelty@{k}"), None),
-        _Column("seconds", ".1f", {n: q.seconds for n, q in models.items()}, min),
+        _Column("time\ns", ".1f", {n: q.seconds for n, q in models.items()}, min),
     ]
-    return Group(
-        _table(f"Test, then learn: {report.tests:,} tests in {report.events:,} events", ranking),
-        _table(
-            f"recall@{k} by the user's history and by item, with the share of the tests", of_users_and_items
-        ),
-        *([_table(f"recall@{k} by type of event", of_events)] if of_events else []),
-        _table("Scores, variety and cost", scores),
-        Text(_footnote(report), style="dim"),
-    )
+    tables = {
+        f"Test, then learn: {report.tests:,} tests in {report.events:,} events": ranking,
+        f"ndcg@{k} of {next(iter(models), '')} minus that of the others, on the same tests": _behind(report),
+        f"recall@{k} by the user's history and by item, with the share of the tests": of_users_and_items,
+        f"recall@{k} by type of event, with the share of the tests": of_events,
+        "Scores, variety and cost": scores,
+    }
+    drawn = [(title, _table(columns)) for title, columns in tables.items()]
+    shown_tables = [part for title, table in drawn if table.rows for part in (_title(title), table)]
+    return Group(*shown_tables, Text(_footnote(report), style="dim"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +81,13 @@ class _Column:
         return Text(_number(value, self.digits), style="bold" if is_best else "")
 
 
-def _table(title: str, columns: Sequence[_Column]) -> Table:
+def _title(text: str) -> Text:
+    return Text(text, style="italic")
+
+
+def _table(columns: Sequence[_Column]) -> Table:
     columns = [c for c in columns if any(math.isfinite(v) for v in c.values.values())]
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", vertical="bottom", no_wrap=True)
     for column in columns:
         table.add_column(column.title, justify="right", vertical="bottom", no_wrap=True)
@@ -99,104 +101,43 @@ def _metric(report: EvaluationReport, name: str) -> dict[str, float]:
 
 
 def _number(value: float, digits: str = ".4f") -> str:
-    return f"{value:{digits}}".removeprefix("0") if math.isfinite(value) else "–"
+    if not math.isfinite(value):
+        return "–"
+    return re.sub(r"^([+-]?)0\.", r"\1.", f"{value:{digits}}").replace("-", "−")
 
 
 def _short(part: str) -> str:
+    """The part's name in two lines.
+
+    >>> _short("history 1–3"), _short("item new (< 10 events)"), _short("event add_to_cart")
+    ('user\\n1–3', 'item\\nnew', 'add\\nto_cart')
+    """
     kind, _, name = part.partition(" ")
+    if kind == "event":
+        return name.replace("_", "\n", 1)
     return f"user\n{name}" if kind == "history" else f"{kind}\n{name.split(' ')[0]}"
+
+
+def _behind(report: EvaluationReport) -> list[_Column]:
+    """By how much the first model beats the others."""
+    differences = report.differences()
+    return [
+        _Column("ndcg", ".4f", {n: d.value for n, d in differences.items()}, None),
+        _Column("± one\nerror", ".4f", {n: d.standard_error for n, d in differences.items()}, None),
+        _Column("in\nerrors", ".1f", {n: d.z for n, d in differences.items()}, None),
+    ]
+
+
+_WORDS = """\
+2nd half: of the tests. 1st/sec.: only the first event of a user's second.
+log loss, ece (calibration error): of scores as probabilities, fitted to the
+past; own: of probabilities that the model offers itself.
+user: items chosen before. item: new, below 10 events; old; head, the most
+chosen, with half of the tests; tail, the rest.
+"""
 
 
 def _footnote(report: EvaluationReport) -> str:
     seen = "seen items excluded" if report.exclude_seen else "seen items included"
-    lines = [
-        f"{report.users:,} users, {report.items:,} items. Ranked among all, {seen}, ties by id.",
-        f"{report.first_time:,} tests of items that nothing had named before count as misses.",
-    ]
-    differences = [
-        f"{name} {'−' if d.value < 0 else '+'}{_number(abs(d.value))} ± {_number(d.standard_error)}"
-        for name, d in report.differences().items()
-    ]
-    if differences:
-        first = next(iter(report.models))
-        lines.append(f"ndcg@{report.k} of {first} minus that of: {', '.join(differences)}.")
-    if report.repeated:
-        lines.append(f"{report.repeated:,} repetitions of seen items were learned and not tested.")
-    if report.impressions:
-        lines.append(f"{report.impressions:,} shown lists had a later click.")
-    if report.out_of_order:
-        lines.append(
-            f"{report.out_of_order:,} events stood behind a later one and were sorted to their place."
-        )
-    if report.shuffled:
-        lines.append(
-            f"{report.shuffled:,} events of equal time were put in random order: the file is sorted by item."
-        )
-    return "\n".join(lines)
-
-
-# ---------------------------------------------------------------------------------- as a picture
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
-_WINDOW = 10  # parts of the curve in a moving average
-
-
-def plot(report: EvaluationReport, path: str | Path) -> None:
-    """Draw NDCG along the stream, and recall by the length of the user's history, into an image file.
-
-    Needs matplotlib: ``pip install "stream-recommender[plots]"``. The kind of image follows from the name
-    of the file.
-
-    Raises
-    ------
-    ConfigError
-        matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  # slow to import, and optional
-    except ImportError as error:
-        raise ConfigError('plots need matplotlib: pip install "stream-recommender[plots]"') from error
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    _draw_curves(left, report)
-    _draw_histories(right, report)
-    handles, labels = left.get_legend_handles_labels()
-    n_columns = len(labels) if len(labels) < 7 else 4
-    figure.legend(handles, labels, loc="outside lower center", ncols=n_columns, frameon=False)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.set_ylim(bottom=0)
-    figure.savefig(path, dpi=150)
-
-
-def _draw_curves(axes: Any, report: EvaluationReport) -> None:
-    metric = f"ndcg@{report.k}"
-    x = np.array(report.curve_events) / 1000
-    for number, (name, quality) in enumerate(report.models.items()):
-        curve = quality.curve[metric]
-        smooth = [metrics.mean(curve[max(0, i - _WINDOW) : i]) for i in range(1, len(curve) + 1)]
-        style = "-" if number < len(_COLOURS) else "--"
-        axes.plot(x, smooth, style, color=_COLOURS[number % len(_COLOURS)], linewidth=1.8, label=name)
-    axes.set_title(
-        f"{metric} along the stream, mean of the last {_WINDOW} % of the tests", loc="left", fontsize=10
-    )
-    axes.set_xlabel("events (thousands)")
-
-
-def _draw_histories(axes: Any, report: EvaluationReport) -> None:
-    metric = f"recall@{report.k}"
-    parts = (
-        [p for p in next(iter(report.models.values())).slices if p.startswith("history")]
-        if report.models
-        else []
-    )
-    width = 0.8 / max(len(report.models), 1)
-    for number, quality in enumerate(report.models.values()):
-        heights = [np.nan_to_num(quality.slices[part][metric]) for part in parts]
-        places = np.arange(len(parts)) + (number - (len(report.models) - 1) / 2) * width
-        axes.bar(places, heights, width * 0.92, color=_COLOURS[number % len(_COLOURS)])
-    axes.set_xticks(range(len(parts)), [part.removeprefix("history ") for part in parts])
-    axes.set_xlabel("items the user chose before")
-    axes.set_title(f"{metric} by length of the user's history", loc="left", fontsize=10)
+    rule = f"{report.users:,} users, {report.items:,} items; ranked among all, {seen}, ties by id"
+    return "\n".join([*([_WORDS] if report.tests else []), rule, *(f"· {note}" for note in report.notes)])

@@ -323,13 +323,18 @@ class Learner:
     # Exporting
 
     def pool(self) -> NDArray[np.int32]:
-        """The items that every user is offered: trending, slow and fast, and the newest; int32 (p,)."""
+        """The items that every user is offered, int32 (p,): all of `pool_sources`, each once."""
+        items = np.concatenate([*self.pool_sources().values(), np.zeros(0, np.int32)])
+        return np.array(list(dict.fromkeys(items.tolist())), np.int32)
+
+    def pool_sources(self) -> dict[str, NDArray[np.int32]]:
+        """Where the pool comes from, best first: what trends, fast and slow, and the newest items."""
         n = len(self.items)
         servable = (self.items.servable[:n] > 0) & (self.stats.last[:n] >= 0)
         numbers = np.flatnonzero(servable).astype(np.int32)
-        parts = [best_of(numbers, trend, POOL_TRENDING) for trend in self.trends(numbers).T]
-        parts.append(best_of(numbers, self.stats.first[numbers].astype(np.float64), POOL_NEW))
-        return np.array(list(dict.fromkeys(np.concatenate(parts).tolist())), np.int32)
+        fast, slow = (best_of(numbers, trend, POOL_TRENDING) for trend in self.trends(numbers).T)
+        newest = best_of(numbers, self.stats.first[numbers].astype(np.float64), POOL_NEW)
+        return {"trend_fast": fast, "trend_slow": slow, "new": newest}
 
     def trends(self, numbers: NDArray[np.int32]) -> NDArray[np.float64]:
         """The two trends of items as of now, (n, 2)."""

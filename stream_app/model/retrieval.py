@@ -25,7 +25,7 @@ from stream_app.model.eviction import Renumbering
 from stream_app.model.selection import kth_largest
 
 LEVELS = 255  # of a served neighbour's score
-WINDOW = 50  # history items that an event is linked to
+WINDOW = 30  # history items that an event is linked to, and that point at candidates
 DECAY = 0.9  # weight of a link per step back in the history
 MET = 0.5  # strength of the links of an item that the user met and did not like
 BACKWARD = 0.7  # weight of the link from the later item to the earlier one

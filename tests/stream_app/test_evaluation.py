@@ -27,7 +27,7 @@ from stream_app.evaluation.baselines import (
 from stream_app.evaluation.metrics import rank_of
 from stream_app.evaluation.plan import Record
 from stream_app.evaluation.report import EvaluationReport
-from stream_app.events import Event, EventItem, Item, User
+from stream_app.events import DEFAULT_WEIGHTS, Event, EventItem, Item, User
 from stream_app.formats import read
 
 Floats = np.ndarray
@@ -265,6 +265,14 @@ def test_the_json_has_what_the_command_promises(report: EvaluationReport) -> Non
     assert 0 < promised["models"]["mf"]["own_logloss"] < 2
 
 
+def test_every_model_is_calibrated_by_its_past(report: EvaluationReport) -> None:
+    """Scores become probabilities that are right on average; a model's own need not be."""
+    of_scores = {name: quality.metrics["ece"] for name, quality in report.models.items()}
+    assert all(ece < 0.1 for ece in of_scores.values())
+    assert math.isnan(report.models["popularity"].metrics["own_ece"])
+    assert report.models["mf"].metrics["own_ece"] > of_scores["mf"]
+
+
 def test_slices_are_parts_of_the_whole(report: EvaluationReport) -> None:
     """The histories, the ages, head and tail, and the types each add up to all tests and all hits."""
     quality = report.models["popularity"]
@@ -337,6 +345,30 @@ def test_the_tables_fit_a_terminal(report: EvaluationReport) -> None:
     assert "…" not in text
     assert text.count("popularity") == 4  # three tables and one comparison
     assert f"{report.models['mf'].metrics['recall@10']:.4f}".removeprefix("0") in text
+
+
+def test_every_type_of_event_has_room() -> None:
+    """At 80 columns, parts of all types of positive feedback stand side by side, whole."""
+    types = [name for name, weight in DEFAULT_WEIGHTS.items() if weight > 0]
+    events = [
+        Event(
+            f"{t}",
+            types[t % len(types)],
+            1000 * t,
+            f"u{t % 9}",
+            item_id=f"i{t}",
+            items=(EventItem(f"i{t}"),) if types[t % len(types)] == "purchase" else (),
+            value=5.0,
+        )
+        for t in range(90)
+    ]
+    models = {name: Popularity() for name in ("popularity_fading", "ours_compressed")}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(render(evaluate(events, models)))
+    text = console.export_text()
+    assert "…" not in text
+    assert len(types) > 3
+    assert all(name.split("_")[0] in text for name in types)
 
 
 @pytest.mark.parametrize("events", [[], [view(1, "u", "a")]], ids=["nothing", "one event"])

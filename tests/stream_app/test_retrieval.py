@@ -191,7 +191,7 @@ def test_links_mark_both_sides_as_touched() -> None:
     """An event touches its item and the last `WINDOW` items of the history, and nothing else."""
     graph, stats = grow_covisits(new_covisits(100, 1), 100, 1), new_stats(100)
     learn_visit(graph, stats, np.arange(1, 61, dtype=np.int32), 60, 0, f32(1), 7)
-    assert np.flatnonzero(graph.touched == 7).tolist() == [0, *range(11, 61)]
+    assert np.flatnonzero(graph.touched == 7).tolist() == [0, *range(61 - WINDOW, 61)]
 
 
 def test_an_item_is_never_its_own_neighbour() -> None:

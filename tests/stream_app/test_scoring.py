@@ -233,7 +233,7 @@ def test_the_log_shows_the_moment_before_the_event() -> None:
     log = happens(ranked(0, n=70), who, [(0, i, i, 1.0) for i in range(58)])
     assert log.length.tolist() == list(range(58))
     assert log.history[3].tolist() == [-1] * (WINDOW - 3) + [0, 1, 2]
-    assert log.history[57].tolist() == list(range(7, 57))
+    assert log.history[57].tolist() == list(range(57 - WINDOW, 57))
 
 
 def test_negatives_are_other_candidates() -> None:
