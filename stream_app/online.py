@@ -178,7 +178,8 @@ class OnlineRecommender:
             raw[:, POSITION] = np.log1p(np.maximum(np.array(positions)[known] - 1, 0))
         out = np.empty(len(items), np.float32)
         bucket = length_bucket(len(history))
-        score(view, items, raw, users.tokens[row], bucket, self._gap(row, event_time_ms), scratch, out)
+        gap, listed = self._gap(row, event_time_ms), positions is not None
+        score(view, items, raw, users.tokens[row], bucket, gap, scratch, out, listed)
         scores = np.full(len(item_ids), out.min(initial=0.0) - 1.0, np.float64)
         scores[known] = out
         return scores
@@ -241,6 +242,8 @@ class DenseModel(ServedModel):
                     weights=bare_weights(self._none, self._weights, mean, inv_std),
                     item_tokens=self.items.tokens,
                     vocabulary=self.items.vocabulary,
+                    measures=self.items.measures,
+                    measure_tokens=self.items.measured.tokens,
                     servable=self.items.servable,
                     pool=learner.pool(),
                     step=learner.step,

@@ -369,7 +369,8 @@ class Recommender:
 
     def _observe(self, partition: int, said: _Said) -> tuple[Logged, NDArray[np.int64]]:
         self.users.find_again(np.array(said.rows, np.int32))
-        log = new_log(len(said.rows))
+        may_answer = sum(r != 0 and k != SHOWN for r, k in zip(said.requests, said.kinds, strict=True))
+        log = new_log(len(said.rows), may_answer)
         places = np.array(said.places, np.int64)
         events = Feedback(
             rows=np.array(said.rows, np.int32),
@@ -388,9 +389,11 @@ class Recommender:
     def _examples(
         self, partition: int, said: _Said, log: Logged, places: NDArray[np.int64]
     ) -> ExampleBatch | None:
-        keep = log.count > 0
-        if not keep.any():
+        keep = np.flatnonzero(log.count > 0)
+        if not len(keep):
             return None
+        keep = keep[np.argsort(log.event[keep], kind="stable")]
+        event = log.event[keep]
         seen = np.zeros(self.items.capacity + 1, np.bool_)  # the last one stands for "no item"
         seen[log.history[keep]] = seen[log.item[keep]] = True
         mentioned = np.flatnonzero(seen[:-1])
@@ -398,8 +401,8 @@ class Recommender:
         place[mentioned] = np.arange(len(mentioned), dtype=np.int32)
         return ExampleBatch(
             partition=partition,
-            offsets=places[keep],
-            times_ms=np.array(said.times, np.int64)[keep],
+            offsets=places[event],
+            times_ms=np.array(said.times, np.int64)[event],
             ids=[self.items.ids[i] for i in mentioned],
             keys=self.items.keys[mentioned],
             history=place[log.history[keep]],
@@ -407,7 +410,7 @@ class Recommender:
             gap=log.gap[keep],
             kind=log.kind[keep],
             weight=log.weight[keep],
-            users=self.users.users.tokens[np.array(said.rows)[keep]],
+            users=self.users.users.tokens[np.array(said.rows)[event]],
             item=place[log.item[keep]],
             count=log.count[keep],
             numbers=log.numbers[keep].astype(np.float16).astype(np.float32),  # as it will be on the wire

@@ -19,15 +19,19 @@ from stream_app.model.candidates import (
     gather_served,
     kth_largest,
     recall_offers,
+    recall_slopes,
     select,
     start_user,
 )
-from stream_app.model.examples import CHOSEN, DISLIKED, LIKED, SHOWN, TAKEN
+from stream_app.model.examples import CHOSEN, DISLIKED, LIKED, PREFERRED, SHOWN, TAKEN
 from stream_app.model.features import (
     CLIP,
+    LIST_NUMBER,
+    LIST_TOKEN,
     MOVES,
     N_NUMBERS,
     NUMBERS,
+    ONE,
     POSITION,
     TOKEN_VALUE,
     cross_tokens,
@@ -36,6 +40,7 @@ from stream_app.model.features import (
     standardised,
 )
 from stream_app.model.item_index import ITEM_TOKENS
+from stream_app.model.measures import MEASURES
 from stream_app.model.retrieval import LENGTH_BUCKETS, WINDOW, CoVisits, ItemStats, Neighbours, length_bucket
 
 MOST_CANDIDATES = 100  # found through the history; the pool comes on top
@@ -76,9 +81,10 @@ class Weights(NamedTuple):
     """The ranker as the kernels read it: a release's artefact under an overlay of fresher weights."""
 
     numbers: NDArray[np.float32]  # (N_NUMBERS, N_WEIGHTS)
+    list_numbers: NDArray[np.float32]  # the same for the items of a list that is shown
     mean: NDArray[np.float32]  # (N_NUMBERS,)
     inv_std: NDArray[np.float32]  # (N_NUMBERS,)
-    item: NDArray[np.float32]  # (n,) sum of the weights of each item's tokens
+    item: NDArray[np.float32]  # (n,) what each item's tokens and measures add to its score
     fresh_keys: NDArray[np.uint64]  # (2^b,) open addressing, 0 marks a free slot
     fresh: NDArray[np.float32]  # (2^b,)
     base: KernelArgs
@@ -94,6 +100,8 @@ class View(NamedTuple):
     weights: Weights
     item_tokens: NDArray[np.int32]  # (n, ITEM_TOKENS) numbers into the vocabulary
     vocabulary: NDArray[np.uint64]  # (v,)
+    measures: NDArray[np.float32]  # (n, MEASURES)
+    measure_tokens: NDArray[np.uint64]  # (MEASURES,)
     servable: NDArray[np.uint8]  # (n,)
     pool: NDArray[np.int32]  # (p,) what every user is offered
     step: int  # the learner's event step
@@ -101,8 +109,9 @@ class View(NamedTuple):
 
 
 class Logged(NamedTuple):
-    """What `observe` writes for the learner, one row per feedback event."""
+    """What `observe` writes for the learner: a row per feedback event, then the comparisons `PREFERRED`."""
 
+    event: NDArray[np.int32]  # (e,) the feedback that the row is about
     history: NDArray[np.int32]  # (e, WINDOW) items before the event, the most recent last, −1 in front
     length: NDArray[np.int32]  # (e,) of the whole history
     gap: NDArray[np.uint8]  # (e,) bucket of the time since the user's last event
@@ -113,9 +122,13 @@ class Logged(NamedTuple):
     numbers: NDArray[np.float32]  # (e, 1 + NEGATIVES, N_NUMBERS)
 
 
-def new_log(events: int) -> Logged:
-    """Room for the examples of `events` feedback events."""
+def new_log(events: int, answers: int = 0) -> Logged:
+    """Room for the examples of `events` feedback events, at most `answers` of which answer a list."""
+    event = np.zeros(events + answers, np.int32)
+    event[:events] = np.arange(events)
+    events += answers
     return Logged(
+        event=event,
         history=np.full((events, WINDOW), -1, np.int32),
         length=np.zeros(events, np.int32),
         gap=np.zeros(events, np.uint8),
@@ -181,6 +194,14 @@ def sum_item_tokens(token_weights, item_tokens, out):  # type: ignore[no-untyped
 
 
 @nb.njit(cache=True, nogil=True)
+def add_measures(measure_weights, measures, out):  # type: ignore[no-untyped-def]
+    """Add what items are measured, float32 (n, MEASURES), times its weights, (MEASURES,), to `out` (n,)."""
+    for i in range(min(len(out), len(measures))):
+        for m in range(MEASURES):
+            out[i] += measure_weights[m] * measures[i, m]
+
+
+@nb.njit(cache=True, nogil=True)
 def candidates_of(view, history, excluded, most, scratch):  # type: ignore[no-untyped-def]
     """The candidates of one user, int32 (c,), with their totals in `scratch`."""
     n_found = _gather(view, history, excluded, scratch)
@@ -221,7 +242,7 @@ def _weighted(number, raw, mean, inv_std):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: ignore[no-untyped-def]
+def score(view, candidates, raw, user, bucket, gap, scratch, out, listed=False):  # type: ignore[no-untyped-def]
     """The ranker's score of each candidate into `out` (c,).
 
     Parameters
@@ -230,18 +251,23 @@ def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: igno
         The candidates' numbers as `describe` wrote them, float32 (c, N_NUMBERS).
     user
         The user's tokens, uint64 (USER_TOKENS,).
+    listed
+        Whether the candidates are a list that is shown, which is to be ordered.
     """
     w, epoch = view.weights, scratch.epoch[0]
+    numbers = w.list_numbers if listed else w.numbers
+    of_number, of_token = (LIST_NUMBER, LIST_TOKEN) if listed else (ONE, ONE)
     mean, inv_std, of_item = w.mean, w.inv_std, w.item
     item_tokens, vocabulary = view.item_tokens, view.vocabulary
     cross_mark, cross = scratch.cross_mark, scratch.cross
     fresh_keys, fresh, base = w.fresh_keys, w.fresh, w.base
     number = np.empty(N_NUMBERS, np.float32)
     for f in range(N_NUMBERS):
-        number[f] = w.numbers[f, 0] + w.numbers[f, 1 + bucket] + w.numbers[f, 1 + LENGTH_BUCKETS + gap]
+        number[f] = numbers[f, 0] + numbers[f, 1 + bucket] + numbers[f, 1 + LENGTH_BUCKETS + gap]
+        number[f] *= of_number
     for c in range(len(candidates)):
         i = candidates[c]
-        total = of_item[i] + _weighted(number, raw[c], mean, inv_std)
+        total = of_item[i]
         if user[1] != 0:  # not the item with the user: that would only memorise
             own = vocabulary[item_tokens[i, 0]]
             total += TOKEN_VALUE * _crosses(fresh_keys, fresh, base, user[1:], own)
@@ -253,7 +279,7 @@ def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: igno
                 cross_mark[v] = epoch
                 cross[v] = TOKEN_VALUE * _crosses(fresh_keys, fresh, base, user, vocabulary[v])
             total += cross[v]
-        out[c] = total
+        out[c] = of_token * total + _weighted(number, raw[c], mean, inv_std)
 
 
 IS_MOVE = np.isin(NUMBERS, MOVES)  # (N_NUMBERS,)
@@ -276,17 +302,19 @@ def score_parts(
     -------
     dict
         ``history`` (what the user's items point at), ``moves`` (trends, popularity, age) and ``taste``
-        (the item itself, its categories, and both together with what is known of the user).
+        (the item itself, its categories and measures, and what its tokens say of such a user).
     """
     parts = number_parts(view, raw, bucket, gap)
     tokens = [view.vocabulary[v] for v in view.item_tokens[item] if v >= 0]
     crosses = [cross_tokens(g, t) for t in tokens for g in user if g and (t != tokens[0] or g != user[0])]
     of_tokens = np.zeros(len(tokens) + len(crosses), np.float32)
     lookup_all(view.weights, np.array([*tokens, *crosses], np.uint64), of_tokens)
+    of_measures = np.zeros(MEASURES, np.float32)
+    lookup_all(view.weights, view.measure_tokens, of_measures)
     return {
         "history": float(parts[~IS_MOVE].sum()),
         "moves": float(parts[IS_MOVE].sum()),
-        "taste": float(TOKEN_VALUE * of_tokens.sum()),
+        "taste": float(TOKEN_VALUE * of_tokens.sum() + of_measures @ view.measures[item]),
     }
 
 
@@ -353,6 +381,7 @@ def recall(view, users, u, n, scratch):  # type: ignore[no-untyped-def]
     """`recall_offers` of the first `n` offers to user `u`; after `start_user`."""
     if n > 0:
         recall_offers(scratch, users.offered[u, :n], users.taken[u, :n], view.item_tokens, view.stats)
+        recall_slopes(scratch, users.offered[u, :n], view.measures)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -361,7 +390,7 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
     rows, items, times_ms, kinds, weights, requests, all_shown, shown_end, seeds = feedback
     user_items, user_best, user_length, user_last = users.items, users.best, users.length, users.last_ms
     log_history, log_weight, log_item, log_count = log.history, log.weight, log.item, log.count
-    start = np.int64(0)
+    start, more = np.int64(0), len(rows)
     for e in range(len(rows)):
         u, i, n = rows[e], items[e], user_length[rows[e]]
         shown = all_shown[start : shown_end[e]]
@@ -397,6 +426,7 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
             log_count[e] = 1 if log_weight[e] > 0.0 else 0
             answered = _listed_place(users, u, i, requests[e])
             if answered >= 0:
+                more += place < 0 and _log_preferred(view, users, u, i, seeds[e], scratch, log, e, more)
                 _log_answer(view, users, u, answered, seeds[e], scratch, log, e)
                 users.taken[u, answered] = 1
             elif place < 0:
@@ -409,7 +439,10 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
 
 @nb.njit(cache=True, nogil=True)
 def _log_choice(view, users, u, i, seed, scratch, log, e):  # type: ignore[no-untyped-def]
-    """How item `i` and a few others that could have been offered looked to user `u` before the choice."""
+    """How item `i` and a few others that could have been offered looked to user `u` before the choice.
+
+    Returns whether it could have been offered itself.
+    """
     history = users.items[u, : users.length[u]]
     candidates = candidates_of(view, history, history, MOST_CANDIDATES, scratch)
     c = len(candidates)
@@ -418,13 +451,28 @@ def _log_choice(view, users, u, i, seed, scratch, log, e):  # type: ignore[no-un
         if candidates[x] == i:
             chosen = x
     if chosen < 0 or c == 1:  # what could not have been offered teaches nothing about ranking
-        return
+        return False
     candidates[chosen], candidates[c - 1] = candidates[c - 1], candidates[chosen]
     n = _draw(candidates[: c - 1], seed, log.item[e, 1:])
-    log.count[e] = 1 + n
+    log.item[e, 0], log.count[e] = i, 1 + n
     recall(view, users, u, users.offers[u], scratch)
     described = log.item[e, : log.count[e]]
     describe(described, history, view, scratch, log.numbers[e])
+    return True
+
+
+@nb.njit(cache=True, nogil=True)
+def _log_preferred(view, users, u, i, seed, scratch, log, e, more):  # type: ignore[no-untyped-def]
+    """`_log_choice` into row `more` of what row `e` says of a list; returns whether there was anything.
+
+    What was chosen on a screen was chosen before all that was not on it, too: without this, nothing would be
+    learned of what to put there.
+    """
+    if not _log_choice(view, users, u, i, seed, scratch, log, more):
+        return False
+    log.history[more], log.length[more], log.gap[more] = log.history[e], log.length[e], log.gap[e]
+    log.kind[more], log.weight[more], log.event[more] = PREFERRED, log.weight[e], e
+    return True
 
 
 @nb.njit(cache=True, nogil=True)

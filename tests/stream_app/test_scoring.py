@@ -85,7 +85,7 @@ def remembered(who: Users, u: int = 0) -> dict[int, int]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_score_is_the_sum_over_its_features(seed: int) -> None:
-    """`score` equals Σ weight · value of the oracle's features, and so do the three parts of its twin."""
+    """`score` equals Σ weight · value of the oracle's features, in a list too, and so does its twin."""
     world, rng = ranked(seed), np.random.default_rng(seed)
     history = rng.choice(30, int(rng.integers(0, 20)), replace=False).astype(np.int32)
     everything = np.arange(30, dtype=np.int32)
@@ -100,6 +100,10 @@ def test_a_score_is_the_sum_over_its_features(seed: int) -> None:
         parts = score_parts(view, i, raw[i], world.user, bucket, gap)
         assert sum(parts.values()) == pytest.approx(out[i], abs=2e-3)
         assert parts.keys() == {"history", "moves", "taste"}
+    score(view, everything, raw, world.user, bucket, gap, world.scratch, out, True)
+    for i in range(30):
+        expected = world.score(i, raw[i].tolist(), bucket, gap, listed=True)
+        assert out[i] == pytest.approx(expected, abs=2e-3)
 
 
 def test_one_users_crosses_never_reach_the_next() -> None:
