@@ -193,6 +193,9 @@ class Recommender:
         Event type → strength of feedback; `events.DEFAULT_WEIGHTS` unless told otherwise.
     rating_threshold
         Ratings from here on are positive feedback.
+    again
+        Whether what a user has chosen may be recommended to the same user again. Then every choice counts,
+        however often it comes, and is compared with the user's own items, too.
     items
         The item index; shared when the same process learns.
     rules
@@ -218,6 +221,7 @@ class Recommender:
         k: int = 20,
         weights: Mapping[str, float] = DEFAULT_WEIGHTS,
         rating_threshold: float = 4.0,
+        again: bool = False,
         neighbours: int = NEIGHBOURS,
         max_users: int = 50_000,
         max_items_per_user: int = 512,
@@ -229,6 +233,7 @@ class Recommender:
     ) -> None:
         self.k = k
         self.weights = weights
+        self.again = again
         self.rating_threshold = rating_threshold
         self.items = ItemIndex(budget) if items is None else items
         self._makes_room = items is None  # else whoever shares the index does
@@ -382,8 +387,9 @@ class Recommender:
             shown=np.array(said.shown, np.int32),
             shown_end=np.array(said.shown_end, np.int64),
             seeds=_seeds(partition, places),
+            events=places,
         )
-        observe(self.model.view, self.users.users, events, self.model.scratch, log)
+        observe(self.model.view, self.users.users, events, self.model.scratch, log, self.again)
         return log, places
 
     def _examples(
@@ -445,11 +451,12 @@ class Recommender:
         """`top` of users by row, under the rules, and what is to be noted of each place."""
         gaps, policy, explore = np.full(len(rows), LIST_GAP, np.uint8), self.policy, self.explore
         if policy is None and explore is None:
-            return *self.top(rows, gaps, self.k), ()
+            return *self.top(rows, gaps, self.k, exclude_seen=not self.again), ()
         users, model = self.users, self.model
         turn = int(users.offset[rows].max(initial=0)) // NEW_ITEMS_TURN
         view = widened(model.view, self.items, policy, explore, turn)
-        head = self._top(view, rows, gaps, MOST_CANDIDATES + len(view.pool), exclude_seen=True)
+        most = MOST_CANDIDATES + len(view.pool) + WINDOW * self.again
+        head = self._top(view, rows, gaps, most, exclude_seen=not self.again)
         seeds = seeds_of(users.users.tokens[rows, 0], users.offset[rows])
         return finished(
             head, self.k, policy, explore, count=view.stats.count, seeds=seeds, ids=self.items.ids

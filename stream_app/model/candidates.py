@@ -39,6 +39,8 @@ class Scratch(NamedTuple):
     n_found: NDArray[np.int64]  # (1,) how many
     epoch: NDArray[np.int32]  # (1,) number of the current user
     counted: NDArray[np.int32]  # (1,) epoch whose history's tokens were counted
+    own_mark: NDArray[np.int32]  # (n,) epoch in which the item was met in the history
+    own_place: NDArray[np.int32]  # (n,) its place there, from the latest on
     token_mark: NDArray[np.int32]  # (v,) epoch in which the token was met in the history
     token_count: NDArray[np.float32]  # (v,) how often
     taste_mark: NDArray[np.int32]  # (v,) epoch in which the token was met in what the user was offered
@@ -68,6 +70,8 @@ def new_scratch(n: int, v: int) -> Scratch:
         n_found=np.zeros(1, np.int64),
         epoch=np.zeros(1, np.int32),
         counted=np.full(1, -1, np.int32),
+        own_mark=np.full(n, -1, np.int32),
+        own_place=np.zeros(n, np.int32),
         token_mark=np.full(v, -1, np.int32),
         token_count=np.zeros(v, np.float32),
         taste_mark=np.full(v, -1, np.int32),
@@ -93,6 +97,7 @@ def start_user(scratch, excluded):  # type: ignore[no-untyped-def]
     if scratch.epoch[0] == LAST_EPOCH:  # start again, and let no old mark look like a new one
         scratch.taken[:] = -1
         scratch.counted[:] = -1
+        scratch.own_mark[:] = -1
         scratch.token_mark[:] = -1
         scratch.cross_mark[:] = -1
         scratch.taste_mark[:] = -1
@@ -285,6 +290,15 @@ def _add_pool(scratch, servable, pool, chosen, n):  # type: ignore[no-untyped-de
             chosen[n] = i
             n += 1
     return n
+
+
+@nb.njit(cache=True, nogil=True)
+def add_own(scratch, servable, history, others):  # type: ignore[no-untyped-def]
+    """The candidates `others`, int32 (c,), and behind them what else is among the user's latest items."""
+    candidates = np.empty(len(others) + WINDOW, np.int32)
+    candidates[: len(others)] = others
+    n = _add_pool(scratch, servable, history[max(0, len(history) - WINDOW) :], candidates, len(others))
+    return candidates[:n]
 
 
 @nb.njit(cache=True, nogil=True)

@@ -50,6 +50,8 @@ NUMBERS = (
     "taste_category",  # how much oftener than expected the user takes what has its categories
     "slope",  # how far its measures lie in the direction in which the user takes more than expected
     "readiness",  # share of what the user was offered that was taken: the same for all candidates
+    "own",  # whether the user has chosen it before
+    "own_recent",  # how recently so: 1 for the latest item, 1/2 for that three items before it; 0 if not own
 )
 POSITION = NUMBERS.index("position")
 READINESS = NUMBERS.index("readiness")
@@ -187,8 +189,16 @@ def _along(slope, measured):  # type: ignore[no-untyped-def]
     return total
 
 
+@nb.njit(cache=True, nogil=True, inline="always")
+def _own(mark, place, i, epoch):  # type: ignore[no-untyped-def]
+    """Whether item `i` is the user's own, and how recently so."""
+    if mark[i] != epoch:
+        return np.float32(0.0), np.float32(0.0)
+    return np.float32(1.0), np.float32(1.0) / (np.float32(1.0) + np.float32(place[i]) / np.float32(3.0))
+
+
 @nb.njit(cache=True, nogil=True)
-def describe(candidates, history, view, scratch, out):  # type: ignore[no-untyped-def] # noqa: PLR0912
+def describe(candidates, history, view, scratch, out):  # type: ignore[no-untyped-def] # noqa: PLR0912, PLR0915
     """Write the raw numbers of candidates into `out`.
 
     Parameters
@@ -207,13 +217,18 @@ def describe(candidates, history, view, scratch, out):  # type: ignore[no-untype
     h, epoch = min(len(history), WINDOW), scratch.epoch[0]
     total, item_tokens, vocabulary = scratch.total, view.item_tokens, view.vocabulary
     stats, step, moves = view.stats, view.step, view.moves
-    token_mark, token_count = scratch.token_mark, scratch.token_count
+    token_mark, token_count, own_mark, own_place = (
+        scratch.token_mark, scratch.token_count, scratch.own_mark, scratch.own_place
+    )  # fmt: skip
     rate, offer_mark, offer_taken = stats.rate, scratch.offer_mark, scratch.offer_taken
     taste_mark, taste_shown, taste = scratch.taste_mark, scratch.taste_shown, scratch.taste
     has_taste, measures, slope = scratch.recalled[0] == epoch, view.measures, scratch.slope
     if scratch.counted[0] != epoch:  # once per user, however often candidates are described
         scratch.counted[0] = epoch
         _count_tokens(history[len(history) - h :], item_tokens, scratch)
+        for x in range(h):
+            i = history[len(history) - 1 - x]
+            own_mark[i], own_place[i] = epoch, x
     by_length = 6 + length_bucket(len(history))
     supports = np.log1p(np.arange(WINDOW + 1).astype(np.float32))
     for c in range(len(candidates)):
@@ -255,6 +270,7 @@ def describe(candidates, history, view, scratch, out):  # type: ignore[no-untype
         out[c, 16] = 0.0
         out[c, 17] = liking_category / np.float32(n_categories) if n_categories > 0 else np.float32(0.0)
         out[c, 18] = _along(slope, measures[i]) if has_taste else np.float32(0.0)
+        out[c, 20], out[c, 21] = _own(own_mark, own_place, i, epoch)
         out[c, 19] = scratch.readiness[0] if has_taste else USUAL_READINESS
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pruning.artefact import KernelArgs, lookup_one
 from stream_app.model.candidates import (
+    add_own,
     gather_learned,
     gather_served,
     kth_largest,
@@ -75,6 +76,7 @@ class Feedback(NamedTuple):
     shown: NDArray[np.int32]  # (s,) items of all lists, one list behind the other
     shown_end: NDArray[np.int64]  # (e,) where the row's part ends; it begins where the last row's ended
     seeds: NDArray[np.uint64]  # (e,) of the drawing of negatives: a replay draws the same
+    events: NDArray[np.int64]  # (e,) the event that the row belongs to; those of one stand together
 
 
 class Weights(NamedTuple):
@@ -206,6 +208,15 @@ def candidates_of(view, history, excluded, most, scratch):  # type: ignore[no-un
     """The candidates of one user, int32 (c,), with their totals in `scratch`."""
     n_found = _gather(view, history, excluded, scratch)
     return select(scratch, n_found, view.servable, view.pool, most)
+
+
+@nb.njit(cache=True, nogil=True)
+def _offerable(view, history, again, scratch):  # type: ignore[no-untyped-def]
+    """The candidates of a user who has chosen the items of `history`; `again`: and the latest of those."""
+    if not again:
+        return candidates_of(view, history, history, MOST_CANDIDATES, scratch)
+    others = candidates_of(view, history, history[:0], MOST_CANDIDATES, scratch)
+    return add_own(scratch, view.servable, history, others)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -353,13 +364,12 @@ def refresh(view, users, rows, gaps, exclude_seen, scratch, items_out, scores_ou
     items_out, scores_out, count_out
         int32 (m, K), float32 (m, K), int32 (m,).
     """
-    raw = np.empty((MOST_CANDIDATES + len(view.pool), N_NUMBERS), np.float32)
+    raw = np.empty((MOST_CANDIDATES + len(view.pool) + WINDOW, N_NUMBERS), np.float32)
     scores = np.empty(len(raw), np.float32)
     for m in range(len(rows)):
         u = rows[m]
         history = users.items[u, : users.length[u]]
-        seen = history if exclude_seen else history[:0]
-        candidates = candidates_of(view, history, seen, MOST_CANDIDATES, scratch)
+        candidates = _offerable(view, history, not exclude_seen, scratch)
         recall(view, users, u, users.offers[u], scratch)
         describe(candidates, history, view, scratch, raw)
         score(view, candidates, raw, users.tokens[u], length_bucket(len(history)), gaps[m], scratch, scores)
@@ -385,9 +395,15 @@ def recall(view, users, u, n, scratch):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def]
-    """Log and apply `Feedback` in order; what is logged is as it was before it was applied."""
-    rows, items, times_ms, kinds, weights, requests, all_shown, shown_end, seeds = feedback
+def observe(view, users, feedback, scratch, log, again=False):  # type: ignore[no-untyped-def]
+    """Log and apply `Feedback` in order; what is logged is as it was before its event was applied.
+
+    Parameters
+    ----------
+    again
+        Whether items may be recommended again: then every choice is new, and compared with the user's own.
+    """
+    rows, items, times_ms, kinds, weights, requests, all_shown, shown_end, seeds, events = feedback
     user_items, user_best, user_length, user_last = users.items, users.best, users.length, users.last_ms
     log_history, log_weight, log_item, log_count = log.history, log.weight, log.item, log.count
     start, more = np.int64(0), len(rows)
@@ -396,7 +412,11 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
         shown = all_shown[start : shown_end[e]]
         start = shown_end[e]
         history = user_items[u, :n]
-        log.gap[e], log.length[e], log.kind[e] = gap_bucket(times_ms[e], user_last[u]), n, kinds[e]
+        if e == 0 or events[e] != events[e - 1]:  # the list that the whole event answers was made before it
+            asked, asked_gap = history, gap_bucket(times_ms[e], user_last[u])
+            if e + 1 < len(rows) and events[e + 1] == events[e]:
+                asked = history.copy()
+        log.gap[e], log.length[e], log.kind[e] = asked_gap, len(asked), kinds[e]
         user_last[u] = max(user_last[u], times_ms[e])
         if kinds[e] == SHOWN:
             log_item[e, : len(shown)] = shown
@@ -405,16 +425,10 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
                 users.listed_gap[u] = log.gap[e]
             _offer(users, u, shown, requests[e])
             continue
-        to = WINDOW
-        for x in range(n - 1, max(n - WINDOW, 0) - 1, -1):
-            if history[x] >= 0:  # else an item that gave up its number
-                to -= 1
-                log_history[e, to] = history[x]
+        _log_history(history, log_history[e])
         if kinds[e] != DISLIKED and weights[e] <= 0.0:
             continue
-        place = n - 1
-        while place >= 0 and history[place] != i:
-            place -= 1
+        place = _last_place(history, i)
         before = user_best[u, place] if place >= 0 else np.uint8(0)
         strength = np.uint8(0)
         log_item[e, 0] = i
@@ -422,15 +436,19 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
             log_count[e] = 1 if place < 0 else 0
         else:
             strength = np.uint8(min(255.0, max(1.0, np.rint(weights[e] * 10.0))))
-            log_weight[e] = max(0.0, (np.float32(strength) - np.float32(before)) / np.float32(10.0))
+            old = np.float32(0.0) if again else np.float32(before)
+            log_weight[e] = max(0.0, (np.float32(strength) - old) / np.float32(10.0))
             log_count[e] = 1 if log_weight[e] > 0.0 else 0
             answered = _listed_place(users, u, i, requests[e])
+            is_new = place < 0 or again
             if answered >= 0:
-                more += place < 0 and _log_preferred(view, users, u, i, seeds[e], scratch, log, e, more)
+                if is_new and _log_choice(view, users, u, asked, i, seeds[e], scratch, log, more, again):
+                    _prefer(log, e, more)
+                    more += 1
                 _log_answer(view, users, u, answered, seeds[e], scratch, log, e)
                 users.taken[u, answered] = 1
-            elif place < 0:
-                _log_choice(view, users, u, i, seeds[e], scratch, log, e)
+            elif is_new:
+                _log_choice(view, users, u, asked, i, seeds[e], scratch, log, e, again)
         if place < 0 and kinds[e] != CHOSEN:  # a rating is an offer and its answer at once
             _offer(users, u, log_item[e, :1], np.uint64(0))
             users.taken[u, users.offers[u] - 1] = kinds[e] == LIKED
@@ -438,13 +456,31 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
 
 
 @nb.njit(cache=True, nogil=True)
-def _log_choice(view, users, u, i, seed, scratch, log, e):  # type: ignore[no-untyped-def]
+def _log_history(history, out):  # type: ignore[no-untyped-def]
+    """Write the latest items of `history` (h,) into the last places of `out` (WINDOW,)."""
+    to = WINDOW
+    for x in range(len(history) - 1, max(len(history) - WINDOW, 0) - 1, -1):
+        if history[x] >= 0:  # else an item that gave up its number
+            to -= 1
+            out[to] = history[x]
+
+
+@nb.njit(cache=True, nogil=True)
+def _last_place(items, i):  # type: ignore[no-untyped-def]
+    """The last place of item `i`, −1 where it is none of `items`."""
+    place = len(items) - 1
+    while place >= 0 and items[place] != i:
+        place -= 1
+    return place
+
+
+@nb.njit(cache=True, nogil=True)
+def _log_choice(view, users, u, history, i, seed, scratch, log, e, again):  # type: ignore[no-untyped-def]
     """How item `i` and a few others that could have been offered looked to user `u` before the choice.
 
     Returns whether it could have been offered itself.
     """
-    history = users.items[u, : users.length[u]]
-    candidates = candidates_of(view, history, history, MOST_CANDIDATES, scratch)
+    candidates = _offerable(view, history, again, scratch)
     c = len(candidates)
     chosen = -1
     for x in range(c):
@@ -462,17 +498,13 @@ def _log_choice(view, users, u, i, seed, scratch, log, e):  # type: ignore[no-un
 
 
 @nb.njit(cache=True, nogil=True)
-def _log_preferred(view, users, u, i, seed, scratch, log, e, more):  # type: ignore[no-untyped-def]
-    """`_log_choice` into row `more` of what row `e` says of a list; returns whether there was anything.
+def _prefer(log, e, more):  # type: ignore[no-untyped-def]
+    """Complete the comparison in row `more`: what row `e` chose from a list, with what was not in it.
 
-    What was chosen on a screen was chosen before all that was not on it, too: without this, nothing would be
-    learned of what to put there.
+    Without it, nothing would be learned of what to put there.
     """
-    if not _log_choice(view, users, u, i, seed, scratch, log, more):
-        return False
     log.history[more], log.length[more], log.gap[more] = log.history[e], log.length[e], log.gap[e]
     log.kind[more], log.weight[more], log.event[more] = PREFERRED, log.weight[e], e
-    return True
 
 
 @nb.njit(cache=True, nogil=True)

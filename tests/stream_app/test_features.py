@@ -77,8 +77,9 @@ def numbers_oracle(world: Ranked, history: list[int], i: int) -> list[float]:
     recent = history[-WINDOW:]
     shared = sum(t in world.tokens(j)[1:] for t in mine for j in recent)
     out.append(shared / (len(mine) * len(recent)) if mine and recent else 0.0)
+    own = [1.0, 1 / (1 + recent[::-1].index(i) / 3)] if i in recent else [0.0, 0.0]
     # nobody was offered anything
-    return [*out, float(stats.rate[i]), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, float(USUAL_READINESS)]
+    return [*out, float(stats.rate[i]), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, float(USUAL_READINESS), *own]
 
 
 @pytest.mark.parametrize("length", [0, 1, 5, 25])
