@@ -34,6 +34,7 @@ from pruning import (
 from stream_app.model.candidates import new_scratch, start_user
 from stream_app.model.features import GAP_BUCKETS, N_NUMBERS
 from stream_app.model.item_index import ITEM_TOKENS, USER_TOKENS
+from stream_app.model.measures import MEASURES
 from stream_app.model.ranker import FTRLClassifier
 from stream_app.model.retrieval import LENGTH_BUCKETS, Neighbours, new_covisits, new_stats
 from stream_app.model.scoring import Users, View, refresh, score, sum_item_tokens
@@ -136,8 +137,9 @@ def world(items: int, seed: int = 0) -> tuple[View, Users]:
     view = View(
         learned=False, graph=new_covisits(1, 1), neighbours=near, stats=stats,
         weights=bare_weights(release, FreshWeights(), mean, inv_std), item_tokens=tokens,
-        vocabulary=vocabulary, servable=np.ones(items, np.uint8), pool=np.arange(110, dtype=np.int32),
-        step=items, moves=NO_MOVES,
+        vocabulary=vocabulary, measures=np.zeros((items, MEASURES), np.float32),
+        measure_tokens=np.ones(MEASURES, np.uint64), servable=np.ones(items, np.uint8),
+        pool=np.arange(110, dtype=np.int32), step=items, moves=NO_MOVES,
     )  # fmt: skip
     of_users = np.zeros((LISTS, USER_TOKENS), np.uint64)
     of_users[:, :6] = random.integers(1 << 49, 1 << 62, (LISTS, 6)).astype(np.uint64)

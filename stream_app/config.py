@@ -74,6 +74,9 @@ class Settings(BaseSettings):
         0, ge=0, le=100, description="last places of a list that may be drawn; 0: none"
     )
     explore_share: float = Field(0.1, gt=0, le=1, description="how often such a place is drawn")
+    recommend_again: bool = Field(
+        False, description="whether what a user has chosen may be recommended again, as in a grocery"
+    )
     list_ttl_days: float = Field(
         30, gt=0, le=3650, description="how long a list stays without being made again"
     )

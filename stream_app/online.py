@@ -148,7 +148,11 @@ class OnlineRecommender:
             self._overlay_from = (self.learner.step, ranker_step(self.learner.ranker))
 
     def recommend(self, user_id: str, event_time_ms: int, k: int, *, exclude_seen: bool = True) -> list[str]:
-        """The ids of the `k` best items for a user, best first."""
+        """The ids of the `k` best items for a user, best first.
+
+        Choices are learned against what the last list could hold, so ask for lists of one kind.
+        """
+        self.recommender.again = not exclude_seen
         row = self._user(user_id)
         gaps = np.array([self._gap(row, event_time_ms)], np.uint8)
         rows = np.array([row], np.int32)
@@ -181,7 +185,8 @@ class OnlineRecommender:
             raw[:, POSITION] = np.log1p(np.maximum(np.array(positions)[known] - 1, 0))
         out = np.empty(len(items), np.float32)
         bucket = length_bucket(len(history))
-        score(view, items, raw, users.tokens[row], bucket, self._gap(row, event_time_ms), scratch, out)
+        gap, listed = self._gap(row, event_time_ms), positions is not None and has_learned_lists(view)
+        score(view, items, raw, users.tokens[row], bucket, gap, scratch, out, listed)
         scores = np.full(len(item_ids), out.min(initial=0.0) - 1.0, np.float64)
         scores[known] = out
         return scores
@@ -192,6 +197,11 @@ class OnlineRecommender:
 
     def _gap(self, row: int, event_time_ms: int) -> int:
         return int(gap_bucket(event_time_ms, int(self.recommender.users.users.last_ms[row])))
+
+
+def has_learned_lists(view: View) -> bool:
+    """Whether lists that were shown were learned; before, their items are ranked as all others are."""
+    return bool(view.weights.list_numbers.any())
 
 
 def patience(step: int, lag: int) -> int:
@@ -244,6 +254,8 @@ class DenseModel(ServedModel):
                     weights=bare_weights(self._none, self._weights, mean, inv_std),
                     item_tokens=self.items.tokens,
                     vocabulary=self.items.vocabulary,
+                    measures=self.items.measures,
+                    measure_tokens=self.items.measured.tokens,
                     servable=self.items.servable,
                     pool=learner.pool(),
                     step=learner.step,

@@ -209,6 +209,7 @@ class _Said:
         self.shown: list[int] = []
         self.shown_end: list[int] = []
         self.seeds: list[NDArray[np.uint64]] = []  # of whole shares
+        self.events: list[NDArray[np.int64]] = []  # of whole shares: the first row of each row's event
 
     def add(
         self, row: int, time: int, place: int, request: int, kind: int, item: int, strength: float
@@ -235,6 +236,9 @@ class Recommender:
         Event type → strength of feedback; `events.DEFAULT_WEIGHTS` unless told otherwise.
     rating_threshold
         Ratings from here on are positive feedback.
+    again
+        Whether what a user has chosen may be recommended to the same user again. Then every choice counts,
+        however often it comes, and is compared with the user's own items, too.
     items
         The item index; shared when the same process learns.
     rules
@@ -260,6 +264,7 @@ class Recommender:
         k: int = 20,
         weights: Mapping[str, float] = DEFAULT_WEIGHTS,
         rating_threshold: float = 4.0,
+        again: bool = False,
         neighbours: int = NEIGHBOURS,
         max_users: int = 50_000,
         max_items_per_user: int = 512,
@@ -271,6 +276,7 @@ class Recommender:
     ) -> None:
         self.k = k
         self.weights = weights
+        self.again = again
         self.rating_threshold = rating_threshold
         self.items = ItemIndex(budget) if items is None else items
         self._makes_room = items is None  # else whoever shares the index does
@@ -412,7 +418,9 @@ class Recommender:
                 number = self.items.number(item_id) if item_id else 0
                 said.add(row, time, place, request, kind, number, strength)
         rows = slice(begin, len(said.rows))
-        said.seeds.append(_seeds(partition, np.array(said.places[rows], np.int64)))
+        places = np.array(said.places[rows], np.int64)
+        said.seeds.append(_seeds(partition, places))
+        said.events.append(begin + np.searchsorted(places, places))
         return _Taken(rows, active, applied, looks)
 
     def _show(self, said: _Said, row: int, time: int, place: int, request: int, event: Event) -> None:
@@ -435,7 +443,8 @@ class Recommender:
 
     def _observe(self, said: _Said) -> Logged:
         self.users.find_again(np.array(said.rows, np.int32))
-        log = new_log(len(said.rows))
+        may_answer = sum(r != 0 and k != SHOWN for r, k in zip(said.requests, said.kinds, strict=True))
+        log = new_log(len(said.rows), may_answer)
         events = Feedback(
             rows=np.array(said.rows, np.int32),
             items=np.array(said.items, np.int32),
@@ -446,16 +455,18 @@ class Recommender:
             shown=np.array(said.shown, np.int32),
             shown_end=np.array(said.shown_end, np.int64),
             seeds=np.concatenate([*said.seeds, np.zeros(0, np.uint64)]),
+            events=np.concatenate([*said.events, np.zeros(0, np.int64)]),
         )
-        observe(self.model.view, self.users.users, events, self.model.scratch, log)
+        observe(self.model.view, self.users.users, events, self.model.scratch, log, self.again)
         return log
 
     def _examples(self, partition: int, said: _Said, log: Logged, rows: slice) -> ExampleBatch | None:
-        """The examples of a share, which filled `rows` of the log."""
-        keep = np.flatnonzero(log.count[rows] > 0) + rows.start
+        """The examples of a share, whose feedback is in `rows`."""
+        keep = np.flatnonzero((log.count > 0) & (log.event >= rows.start) & (log.event < rows.stop))
         if not len(keep):
             return None
-        history, item = log.history[keep], log.item[keep]
+        keep = keep[np.argsort(log.event[keep], kind="stable")]
+        event, history, item = log.event[keep], log.history[keep], log.item[keep]
         seen = np.zeros(self.items.capacity + 1, np.bool_)  # the last one stands for "no item"
         seen[history] = seen[item] = True
         mentioned = np.flatnonzero(seen[:-1])
@@ -463,8 +474,8 @@ class Recommender:
         place[mentioned] = np.arange(len(mentioned), dtype=np.int32)
         return ExampleBatch(
             partition=partition,
-            offsets=np.array(said.places, np.int64)[keep],
-            times_ms=np.array(said.times, np.int64)[keep],
+            offsets=np.array(said.places, np.int64)[event],
+            times_ms=np.array(said.times, np.int64)[event],
             ids=[self.items.ids[i] for i in mentioned.tolist()],
             keys=self.items.keys[mentioned],
             history=place[history],
@@ -472,7 +483,7 @@ class Recommender:
             gap=log.gap[keep],
             kind=log.kind[keep],
             weight=log.weight[keep],
-            users=self.users.users.tokens[np.array(said.rows)[keep]],
+            users=self.users.users.tokens[np.array(said.rows)[event]],
             item=place[item],
             count=log.count[keep],
             numbers=log.numbers[keep].astype(np.float16).astype(np.float32),  # as it will be on the wire
@@ -507,11 +518,12 @@ class Recommender:
         """`top` of users by row, under the rules, and what is to be noted of each place."""
         gaps, policy, explore = np.full(len(rows), LIST_GAP, np.uint8), self.policy, self.explore
         if policy is None and explore is None:
-            return *self.top(rows, gaps, self.k), ()
+            return *self.top(rows, gaps, self.k, exclude_seen=not self.again), ()
         users, model = self.users, self.model
         turn = int(users.offset[rows].max(initial=0)) // NEW_ITEMS_TURN
         view = widened(model.view, self.items, policy, explore, turn)
-        head = self._top(view, rows, gaps, MOST_CANDIDATES + len(view.pool), exclude_seen=True)
+        most = MOST_CANDIDATES + len(view.pool) + WINDOW * self.again
+        head = self._top(view, rows, gaps, most, exclude_seen=not self.again)
         seeds = seeds_of(users.users.tokens[rows, 0], users.offset[rows])
         return finished(
             head, self.k, policy, explore, count=view.stats.count, seeds=seeds, ids=self.items.ids

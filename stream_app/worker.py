@@ -131,6 +131,7 @@ class Worker(Service):
             k=settings.list_size,
             weights=settings.event_weights,
             rating_threshold=settings.rating_threshold,
+            again=settings.recommend_again,
             neighbours=settings.neighbours,
             max_users=settings.max_users_in_memory,
             max_items_per_user=settings.max_items_per_user,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 FIXED = 25_000_000  # bytes of an empty model: room for the links of the next examples
 FEATURE = 200  # bytes per weight: table at most 3/4 full, and a frozen copy while a release is on trial
-ITEM = 1_600  # ids, keys, counters, of the learner and of two releases and one on trial
+ITEM = 1_750  # ids, keys, counters, measures, of the learner and of two releases and one on trial
 TOKENS = 3  # distinct tokens per item, on average
 TOKEN = 160
 LINKS = 64  # links per item, on average
@@ -64,7 +64,7 @@ class Budget:
         Examples
         --------
         >>> Budget.of_megabytes(2_000, max_features=1_000_000, width=200).items
-        184588
+        181753
         """
         per_item = bytes_per_item(width)
         items = int((max_mb * 1e6 - FIXED - FEATURE * max_features) // per_item)

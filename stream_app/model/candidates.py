@@ -12,6 +12,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.model.measures import MEASURES
 from stream_app.model.retrieval import MAX_ROW, WINDOW, source_discount
 from stream_app.model.selection import kth_largest
 
@@ -19,8 +20,11 @@ HISTORY_DECAY = 0.8  # what an item of the history counts less than the next mor
 REACH_DECAY = 0.85  # how much fewer of its neighbours it points at …
 LEAST_REACH = 20  # … but at so many at least
 ANSWERED = 512  # lists with a choice whose description is kept for the next choice
-NUMBER_ROOM = 24  # for what `features` describes an item with
+NUMBER_ROOM = 32  # for what `features` describes an item with
 LIST_ROOM = 48  # items of a list that is kept
+MOST_OFFERS = 128  # latest offers remembered per user
+SLOPE_PRIOR = 8.0  # offers without slope that each user starts with
+READY_PRIOR = (4.8, 24.0)  # offers taken, and offers, that each user's share starts with
 LAST_EPOCH = 2**31 - 1  # a busy worker gets there in a day
 TOTALS = 8  # places of an item in `Scratch.total`, of which 5 are used
 SUPPORT = 4  # the place of its support
@@ -38,12 +42,17 @@ class Scratch(NamedTuple):
     n_found: NDArray[np.int64]  # (1,) how many
     epoch: NDArray[np.int32]  # (1,) number of the current user
     counted: NDArray[np.int32]  # (1,) epoch whose history's tokens were counted
+    own_mark: NDArray[np.int32]  # (n,) epoch in which the item was met in the history
+    own_place: NDArray[np.int32]  # (n,) its place there, from the latest on
     token_mark: NDArray[np.int32]  # (v,) epoch in which the token was met in the history
     token_count: NDArray[np.float32]  # (v,) how often
     taste_mark: NDArray[np.int32]  # (v,) epoch in which the token was met in what the user was offered
     taste_shown: NDArray[np.float32]  # (v,) how often
     taste: NDArray[np.float32]  # (v,) how many of those the user took beyond what was to be expected
     recalled: NDArray[np.int32]  # (1,) epoch whose user was offered something
+    excess: NDArray[np.float32]  # (o,) by offer, how far the user's answer exceeded expectation
+    slope: NDArray[np.float32]  # (MEASURES,) its regression on what is measured of the items
+    readiness: NDArray[np.float32]  # (1,) log of the share of offers that the user took
     offer_mark: NDArray[np.int32]  # (n,) epoch in which the item was met there
     offer_taken: NDArray[np.uint8]  # (n,) whether the user took it
     cross_mark: NDArray[np.int32]  # (v,) epoch in which the token's crosses with the user were summed up
@@ -64,12 +73,17 @@ def new_scratch(n: int, v: int) -> Scratch:
         n_found=np.zeros(1, np.int64),
         epoch=np.zeros(1, np.int32),
         counted=np.full(1, -1, np.int32),
+        own_mark=np.full(n, -1, np.int32),
+        own_place=np.zeros(n, np.int32),
         token_mark=np.full(v, -1, np.int32),
         token_count=np.zeros(v, np.float32),
         taste_mark=np.full(v, -1, np.int32),
         taste_shown=np.zeros(v, np.float32),
         taste=np.zeros(v, np.float32),
         recalled=np.full(1, -1, np.int32),
+        excess=np.zeros(MOST_OFFERS, np.float32),
+        slope=np.zeros(MEASURES, np.float32),
+        readiness=np.zeros(1, np.float32),
         offer_mark=np.full(n, -1, np.int32),
         offer_taken=np.zeros(n, np.uint8),
         cross_mark=np.full(v, -1, np.int32),
@@ -86,6 +100,7 @@ def start_user(scratch, excluded):  # type: ignore[no-untyped-def]
     if scratch.epoch[0] == LAST_EPOCH:  # start again, and let no old mark look like a new one
         scratch.taken[:] = -1
         scratch.counted[:] = -1
+        scratch.own_mark[:] = -1
         scratch.token_mark[:] = -1
         scratch.cross_mark[:] = -1
         scratch.taste_mark[:] = -1
@@ -119,16 +134,20 @@ def recall_offers(scratch, offered, taken, item_tokens, stats):  # type: ignore[
     scratch.recalled[0] = epoch
     mark, shown, taste = scratch.taste_mark, scratch.taste_shown, scratch.taste
     offer_mark, offer_taken = scratch.offer_mark, scratch.offer_taken
+    excesses = scratch.excess
     usual, total = np.float32(0.0), np.float32(0.0)
     for x in range(len(offered)):
         usual += np.exp(rate[offered[x]])
         total += taken[x]
+    share = (total + np.float32(READY_PRIOR[0])) / (np.float32(len(offered)) + np.float32(READY_PRIOR[1]))
+    scratch.readiness[0] = np.log(share)
     for x in range(len(offered)):
         i = offered[x]
         if offer_mark[i] != epoch:
             offer_mark[i], offer_taken[i] = epoch, 0
         offer_taken[i] = max(offer_taken[i], taken[x])
         excess = np.float32(taken[x]) - np.exp(rate[i]) * total / usual
+        excesses[x] = excess
         for t in range(1, item_tokens.shape[1]):
             key = item_tokens[i, t]
             if key < 0:
@@ -137,6 +156,22 @@ def recall_offers(scratch, offered, taken, item_tokens, stats):  # type: ignore[
                 mark[key], shown[key], taste[key] = epoch, 0.0, 0.0
             shown[key] += 1.0
             taste[key] += excess
+
+
+@nb.njit(cache=True, nogil=True)
+def recall_slopes(scratch, offered, measures):  # type: ignore[no-untyped-def]
+    """Sum up in which direction of each measure the user takes more than expected; after `recall_offers`.
+
+    slope = Σ excess · measure / (offers + prior), over the `offered` items, int32 (o,), whose `measures` are
+    float32 (n, MEASURES).
+    """
+    slope, excess = scratch.slope, scratch.excess
+    slope[:] = 0.0
+    for x in range(len(offered)):
+        for m in range(MEASURES):
+            slope[m] += excess[x] * measures[offered[x], m]
+    for m in range(MEASURES):
+        slope[m] /= np.float32(len(offered)) + np.float32(SLOPE_PRIOR)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -239,6 +274,15 @@ def _add_pool(scratch, servable, pool, chosen, n):  # type: ignore[no-untyped-de
             chosen[n] = i
             n += 1
     return n
+
+
+@nb.njit(cache=True, nogil=True)
+def add_own(scratch, servable, history, others):  # type: ignore[no-untyped-def]
+    """The candidates `others`, int32 (c,), and behind them what else is among the user's latest items."""
+    candidates = np.empty(len(others) + WINDOW, np.int32)
+    candidates[: len(others)] = others
+    n = _add_pool(scratch, servable, history[max(0, len(history) - WINDOW) :], candidates, len(others))
+    return candidates[:n]
 
 
 @nb.njit(cache=True, nogil=True)

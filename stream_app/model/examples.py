@@ -22,8 +22,9 @@ from stream_app.model.features import widened
 _MAGIC = b"RECSEXMP"
 _FORMAT = 2
 
-CHOSEN, LIKED, DISLIKED, SHOWN, TAKEN = range(5)
-"""What happened: an item was chosen, rated well, rated badly, shown in a list, or chosen out of one."""
+CHOSEN, LIKED, DISLIKED, SHOWN, TAKEN, PREFERRED = range(6)
+"""What happened: an item was chosen, rated well, rated badly, shown in a list, or chosen out of one; the last
+compares what was chosen out of a list with what was not in it, and is otherwise counted by `TAKEN`."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ExampleBatch:
     gap
         Bucket of the time since the user's last event, uint8 (e,).
     kind
-        What happened, `CHOSEN` to `TAKEN`, uint8 (e,).
+        What happened, `CHOSEN` to `PREFERRED`, uint8 (e,).
     weight
         New feedback, float32 (e,); 0 when it says nothing new.
     users

@@ -15,6 +15,7 @@ of the time since the user's last event.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba as nb
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 
 from pruning.tokens import cross, field_id, token
 from stream_app.errors import EventError
-from stream_app.model.candidates import NUMBER_ROOM, SUPPORT
+from stream_app.model.candidates import NUMBER_ROOM, READY_PRIOR, SUPPORT
 from stream_app.model.item_index import ITEM_TOKENS, USER_TOKENS
+from stream_app.model.measures import MEASURES
 from stream_app.model.retrieval import HALF_LIVES, LENGTH_BUCKETS, WINDOW, length_bucket
 
 NUMBERS = (
@@ -46,8 +48,13 @@ NUMBERS = (
     "taken",  # whether the user took it then
     "position",  # place in the list that is being shown; 0 when none is
     "taste_category",  # how much oftener than expected the user takes what has its categories
+    "slope",  # how far its measures lie in the direction in which the user takes more than expected
+    "readiness",  # share of what the user was offered that was taken: the same for all candidates
+    "own",  # whether the user has chosen it before
+    "own_recent",  # how recently so: 1 for the latest item, 1/2 for that three items before it; 0 if not own
 )
 POSITION = NUMBERS.index("position")
+READINESS = NUMBERS.index("readiness")
 MOVES = ("trend_fast", "trend_slow", "popularity", "by_length", "idle", "age", "rate")  # same for every user
 N_NUMBERS = len(NUMBERS)
 assert N_NUMBERS <= NUMBER_ROOM
@@ -58,17 +65,29 @@ N_WEIGHTS = 1 + LENGTH_BUCKETS + GAP_BUCKETS  # weights per number
 CATEGORY = np.uint64(field_id("category"))
 TASTE_PRIOR = 8.0  # offers as expected that each token starts with
 CLIP = 6.0  # of a standardised number
+USUAL_READINESS = np.float32(math.log(READY_PRIOR[0] / READY_PRIOR[1]))  # of a user who was offered nothing
 TOKEN_VALUE = np.float32(0.2)  # of a token that an item has; below 1, tokens learn slower than numbers
+ONE = np.float32(1.0)
+LIST_NUMBER = np.float32(0.25)  # what numbers count in a list that is shown: they learn slower there
+LIST_TOKEN = np.float32(0.4)  # the same for tokens and measures
 
-NUMBER_TOKENS = np.array(
-    [
-        [token(name, "all")]
-        + [token(name, f"length {b}") for b in range(LENGTH_BUCKETS)]
-        + [token(name, f"gap {b}") for b in range(GAP_BUCKETS)]
-        for name in NUMBERS
-    ],
-    np.uint64,
-)  # (N_NUMBERS, N_WEIGHTS)
+
+def _number_tokens(context: str) -> NDArray[np.uint64]:
+    return np.array(
+        [
+            [token(name, f"{context}all")]
+            + [token(name, f"{context}length {b}") for b in range(LENGTH_BUCKETS)]
+            + [token(name, f"{context}gap {b}") for b in range(GAP_BUCKETS)]
+            for name in NUMBERS
+        ],
+        np.uint64,
+    )
+
+
+# (N_NUMBERS, N_WEIGHTS): what a number says of an item among all others, and in a list that is shown. The
+# two differ: what is on the screen again was passed over once, what is not on it is not known by that.
+NUMBER_TOKENS = _number_tokens("")
+LIST_TOKENS = _number_tokens("list ")
 
 
 def widened(numbers: NDArray[Any], fill: float) -> NDArray[Any]:
@@ -162,8 +181,25 @@ def _move(moves, i, stats, step):  # type: ignore[no-untyped-def]
         moves[i, 6 + b] = np.log1p(stats.by_length[i, b])
 
 
+@nb.njit(cache=True, nogil=True, inline="always")
+def _along(slope, measured):  # type: ignore[no-untyped-def]
+    """How far an item's measures lie along a slope."""
+    total = np.float32(0.0)
+    for m in range(MEASURES):
+        total += slope[m] * measured[m]
+    return total
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _own(mark, place, i, epoch):  # type: ignore[no-untyped-def]
+    """Whether item `i` is the user's own, and how recently so."""
+    if mark[i] != epoch:
+        return np.float32(0.0), np.float32(0.0)
+    return np.float32(1.0), np.float32(1.0) / (np.float32(1.0) + np.float32(place[i]) / np.float32(3.0))
+
+
 @nb.njit(cache=True, nogil=True)
-def describe(candidates, history, view, scratch, out):  # type: ignore[no-untyped-def] # noqa: PLR0912
+def describe(candidates, history, view, scratch, out):  # type: ignore[no-untyped-def] # noqa: PLR0912, PLR0915
     """Write the raw numbers of candidates into `out`.
 
     Parameters
@@ -182,13 +218,18 @@ def describe(candidates, history, view, scratch, out):  # type: ignore[no-untype
     h, epoch = min(len(history), WINDOW), scratch.epoch[0]
     total, item_tokens, vocabulary = scratch.total, view.item_tokens, view.vocabulary
     stats, step, moves = view.stats, view.step, view.moves
-    token_mark, token_count = scratch.token_mark, scratch.token_count
+    token_mark, token_count, own_mark, own_place = (
+        scratch.token_mark, scratch.token_count, scratch.own_mark, scratch.own_place
+    )  # fmt: skip
     rate, offer_mark, offer_taken = stats.rate, scratch.offer_mark, scratch.offer_taken
     taste_mark, taste_shown, taste = scratch.taste_mark, scratch.taste_shown, scratch.taste
-    has_taste = scratch.recalled[0] == epoch
+    has_taste, measures, slope = scratch.recalled[0] == epoch, view.measures, scratch.slope
     if scratch.counted[0] != epoch:  # once per user, however often candidates are described
         scratch.counted[0] = epoch
         _count_tokens(history[len(history) - h :], item_tokens, scratch)
+        for x in range(h):
+            i = history[len(history) - 1 - x]
+            own_mark[i], own_place[i] = epoch, x
     by_length = 6 + length_bucket(len(history))
     for c in range(len(candidates)):
         i = candidates[c]
@@ -228,6 +269,9 @@ def describe(candidates, history, view, scratch, out):  # type: ignore[no-untype
         out[c, 15] = 1.0 if offer_mark[i] == epoch and offer_taken[i] else 0.0
         out[c, 16] = 0.0
         out[c, 17] = liking_category / np.float32(n_categories) if n_categories > 0 else np.float32(0.0)
+        out[c, 18] = _along(slope, measures[i]) if has_taste else np.float32(0.0)
+        out[c, 20], out[c, 21] = _own(own_mark, own_place, i, epoch)
+        out[c, 19] = scratch.readiness[0] if has_taste else USUAL_READINESS
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
@@ -246,12 +290,13 @@ def _has(tokens, key):  # type: ignore[no-untyped-def]
     return False
 
 
-MOST_PER_PAIR = N_NUMBERS * 3 + 2 * (ITEM_TOKENS + USER_TOKENS * ITEM_TOKENS)
+MOST_PER_PAIR = N_NUMBERS * 3 + 2 * (ITEM_TOKENS + USER_TOKENS * ITEM_TOKENS) + MEASURES
 
 
 @nb.njit(cache=True, nogil=True)
 def encode_pair(  # type: ignore[no-untyped-def]
-    a, b, a_tokens, b_tokens, vocabulary, user, bucket, gap, mean, inv_std, number_tokens, keys, values, n
+    a, b, a_tokens, b_tokens, vocabulary, user, bucket, gap, mean, inv_std, number_tokens, keys, values, n,
+    of_number=ONE, of_token=ONE,
 ):  # fmt: skip
     """Append features(a) − features(b) to `keys` and `values` from place `n`; returns the new end.
 
@@ -267,7 +312,10 @@ def encode_pair(  # type: ignore[no-untyped-def]
         Buckets of history length and of the time since the last event.
     mean, inv_std
         Running moments of the numbers, float32 (N_NUMBERS,).
+    of_number, of_token
+        Factors of the values of numbers and tokens.
     """
+    token_value = TOKEN_VALUE * of_token
     for f in range(N_NUMBERS):
         x = standardised(a[f], mean[f], inv_std[f]) - standardised(b[f], mean[f], inv_std[f])
         if x != 0.0:
@@ -276,11 +324,11 @@ def encode_pair(  # type: ignore[no-untyped-def]
                 number_tokens[f, 1 + bucket],
                 number_tokens[f, 1 + LENGTH_BUCKETS + gap],
             )
-            values[n], values[n + 1], values[n + 2] = x, x, x
+            values[n] = values[n + 1] = values[n + 2] = x * of_number
             n += 3
     for side in range(2):
         tokens, others = (a_tokens, b_tokens) if side == 0 else (b_tokens, a_tokens)
-        sign = TOKEN_VALUE if side == 0 else -TOKEN_VALUE
+        sign = token_value if side == 0 else -token_value
         for t in range(ITEM_TOKENS):
             if tokens[t] < 0:
                 break
@@ -294,4 +342,15 @@ def encode_pair(  # type: ignore[no-untyped-def]
                     break
                 keys[n], values[n] = cross_tokens(user[g], key), sign
                 n += 1
+    return n
+
+
+@nb.njit(cache=True, nogil=True)
+def encode_measures(a, b, tokens, factor, keys, values, n):  # type: ignore[no-untyped-def]
+    """Append to a pair `factor` times the differences of two items' measures, float32 (MEASURES,)."""
+    for m in range(MEASURES):
+        x = a[m] - b[m]
+        if x != 0.0:
+            keys[n], values[n] = tokens[m], x * factor
+            n += 1
     return n

@@ -20,6 +20,7 @@ from stream_app.events.records import Item, Tombstone
 from stream_app.model.budget import BUDGET, Budget
 from stream_app.model.eviction import NOBODY, Follower, Renumbering, crowded
 from stream_app.model.key_ring import KeyRing
+from stream_app.model.measures import Measures
 
 ITEM_TOKENS = 24  # tokens per item at most, the item's own first
 LONGEST_LABEL = 64  # characters
@@ -136,6 +137,8 @@ class ItemIndex:
     servable
         uint8 (capacity,), 1 when the item may be shown: its id is known and the shop did not hide,
         delete or sell it out.
+    measured
+        Attributes that are numbers, as numbers.
     evicted
         Items that gave up their number so far.
 
@@ -160,6 +163,7 @@ class ItemIndex:
         self.vocabulary: NDArray[np.uint64] = np.zeros(2048, np.uint64)
         self._token_number: dict[int, int] = {}
         self.servable: NDArray[np.uint8] = np.zeros(1024, np.uint8)
+        self.measured = Measures(1024)
         self._withdrawn = KeyRing(max(1024, budget.items // 4), 1)  # of items without number
         self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
 
@@ -179,8 +183,13 @@ class ItemIndex:
     @property
     def nbytes(self) -> int:
         """Bytes of the tables; the dicts and texts beside them take about 250 per item and 100 per token."""
-        arrays = (self.keys, self.tokens, self.vocabulary, self.servable)
+        arrays = (self.keys, self.tokens, self.vocabulary, self.servable, self.measured.raw, self.measures)
         return sum(a.nbytes for a in arrays) + self._withdrawn.nbytes
+
+    @property
+    def measures(self) -> NDArray[np.float32]:
+        """What is measured of each item, in standard deviations, (capacity, MEASURES)."""
+        return self.measured.standard(len(self))
 
     def number(self, item_id: str) -> int:
         """The number of an item, a new one when it was never met."""
@@ -243,6 +252,7 @@ class ItemIndex:
         """Take over what the shop says about an item; returns its number."""
         i = self.number(item_id)
         note_fields(self.fields, attributes)
+        self.measured.put(i, {"price": price, **attributes})
         tokens = item_tokens(item_id, price, categories, attributes)
         self.tokens[i] = -1
         self.tokens[i, : len(tokens)] = [self._number_of_token(token) for token in tokens]
@@ -293,6 +303,7 @@ class ItemIndex:
         self._by_id = {item_id: i for i, item_id in enumerate(self.ids) if item_id}
         self.keys, self.servable = moved.rows(self.keys, 0), moved.rows(self.servable, 0)
         self.tokens = moved.rows(self.tokens, -1)
+        self.measured.renumber(moved)
         self._by_key = {key: i for i, key in enumerate(self.keys[: len(self)].tolist())}
         self._compact_tokens()
         for follower in self._followers:
@@ -365,6 +376,7 @@ class ItemIndex:
             rows = _larger(self.capacity, self.budget.items + 1)
             self.keys, self.servable = _with_rows(self.keys, rows, 0), _with_rows(self.servable, rows, 0)
             self.tokens = _with_rows(self.tokens, rows, -1)
+            self.measured.grow(rows)
         self.ids.append(UNKNOWN)
         self._by_key[key] = i
         self.keys[i] = key

@@ -25,11 +25,18 @@ from stream_app.events.records import Item, Tombstone
 from stream_app.model.budget import BUDGET, Budget
 from stream_app.model.drift import PageHinkley, example_losses
 from stream_app.model.eviction import Renumbering, half_life_use, who_stays
-from stream_app.model.examples import CHOSEN, DISLIKED, SHOWN, TAKEN, ExampleBatch
+from stream_app.model.examples import CHOSEN, DISLIKED, PREFERRED, SHOWN, TAKEN, ExampleBatch
 from stream_app.model.features import (
+    LIST_NUMBER,
+    LIST_TOKEN,
+    LIST_TOKENS,
     MOST_PER_PAIR,
     N_NUMBERS,
     NUMBER_TOKENS,
+    ONE,
+    READINESS,
+    USUAL_READINESS,
+    encode_measures,
     encode_pair,
     field_names,
     widened,
@@ -66,7 +73,7 @@ TURN = 256  # examples after which room is made, if it must be: steps decide, no
 POOL_TRENDING = 50  # items per half-life that every user is offered
 POOL_NEW = 10  # latest first-seen items that every user is offered
 SHOWN_STEP = 8.0  # workers hear of an item that was only shown every so many times
-TAKEN_WEIGHT = np.float32(4.0)  # of what a choice out of a list says about the rest of the list
+TAKEN_WEIGHT = np.float32(16.0)  # of what a choice out of a list says about the rest of the list
 FEW = 100  # rows seen before the moments of the numbers are trusted
 
 
@@ -109,8 +116,8 @@ def _scaling(n, mean, m2):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True)
 def _learn_chunk(  # type: ignore[no-untyped-def]
-    graph, stats, item_tokens, vocabulary, n, mean, m2, offers, number_tokens, step, history, length, gap,
-    kind, weight, users, item, count, numbers, keys, values, indptr, labels, pair_weight, lists,
+    graph, stats, item_tokens, vocabulary, measures, measure_tokens, n, mean, m2, offers, step, history,
+    length, gap, kind, weight, users, item, count, numbers, keys, values, indptr, labels, pair_weight, lists,
 ):  # fmt: skip
     """Count and link a chunk of examples and write out their pairs; returns how many pairs."""
     pairs = 0
@@ -122,7 +129,7 @@ def _learn_chunk(  # type: ignore[no-untyped-def]
                 if stats.shown[i] % SHOWN_STEP == 0.0:
                     graph.touched[i] = step + e
             continue
-        if kind[e] != CHOSEN:
+        if kind[e] != CHOSEN and kind[e] != PREFERRED:
             learn_offer(stats, offers, item[e, 0], kind[e] != DISLIKED, kind[e] != TAKEN)
         first = 0
         while first < history.shape[1] and history[e, first] < 0:
@@ -131,17 +138,24 @@ def _learn_chunk(  # type: ignore[no-untyped-def]
         m = count[e] - 1  # other candidates
         if m > 0:
             shift, inv_std = _scaling(n, mean, m2)
-            bucket = length_bucket(length[e])
+            bucket, listed = length_bucket(length[e]), kind[e] == TAKEN
+            number_tokens, said = (LIST_TOKENS, TAKEN_WEIGHT) if listed else (NUMBER_TOKENS, amount)
+            of_number, of_token = (LIST_NUMBER, LIST_TOKEN) if listed else (ONE, ONE)
+            if listed:  # who takes nearly everything says little by it
+                said *= np.exp(np.float32(0.5) * (USUAL_READINESS - numbers[e, 0, READINESS]))
             for k in range(1, m + 1):
                 a, b = (0, k) if (step + e + k) % 2 == 0 else (k, 0)
-                indptr[pairs + 1] = encode_pair(
+                end = encode_pair(
                     numbers[e, a], numbers[e, b], item_tokens[item[e, a]], item_tokens[item[e, b]],
                     vocabulary, users[e], bucket, gap[e], shift, inv_std, number_tokens,
-                    keys, values, indptr[pairs],
+                    keys, values, indptr[pairs], of_number, of_token,
                 )  # fmt: skip
+                indptr[pairs + 1] = encode_measures(
+                    measures[item[e, a]], measures[item[e, b]], measure_tokens, of_token, keys, values, end
+                )
                 labels[pairs] = np.float32(1.0 if a == 0 else 0.0)
                 lists[pairs] = m if k == 1 else 0
-                pair_weight[pairs] = (TAKEN_WEIGHT if kind[e] == TAKEN else amount) / np.float32(m)
+                pair_weight[pairs] = said / np.float32(m)
                 pairs += 1
             for k in range(m + 1):
                 n[0] += 1.0
@@ -150,7 +164,7 @@ def _learn_chunk(  # type: ignore[no-untyped-def]
                     mean[f] += d / n[0]
                     m2[f] += d * (numbers[e, k, f] - mean[f])
         graph.touched[item[e, 0]] = step + e
-        if amount > 0.0 or kind[e] == DISLIKED:
+        if (amount > 0.0 and kind[e] != PREFERRED) or kind[e] == DISLIKED:
             learn_visit(graph, stats, history[e, first:], length[e], item[e, 0], amount, step + e)
     return pairs
 
@@ -288,9 +302,10 @@ class Learner:
         self.graph = grow_covisits(self.graph, self.items.capacity, e, self.items.budget.links)
         room = self._room.of(int(np.maximum(batch.count[part] - 1, 0).sum()))
         pairs = _learn_chunk(
-            self.graph, self.stats, self.items.tokens, self.items.vocabulary, *vars(self.moments).values(),
-            NUMBER_TOKENS, self.step, history[part], batch.length[part], batch.gap[part],
-            batch.kind[part], batch.weight[part], batch.users[part], item[part], batch.count[part],
+            self.graph, self.stats, self.items.tokens, self.items.vocabulary, self.items.measures,
+            self.items.measured.tokens, *vars(self.moments).values(), self.step, history[part],
+            batch.length[part], batch.gap[part], batch.kind[part], batch.weight[part], batch.users[part],
+            item[part], batch.count[part],
             batch.numbers[part], room.keys, room.values, room.indptr, room.labels, room.weight, room.lists,
         )  # fmt: skip
         self.step += e
@@ -439,6 +454,7 @@ class Learner:
         arrays |= {f"moments_{k}": v for k, v in vars(self.moments).items()}
         arrays |= {
             "item_keys": self.items.keys[:n], "item_tokens": self.items.token_keys(),
+            "measures": self.items.measured.raw[:n],
             "servable": self.items.servable[:n], "withdrawn": self.items.withdrawn_keys(),
             "ranker": np.frombuffer(self.ranker.to_bytes(), np.uint8),
         }  # fmt: skip
@@ -446,6 +462,7 @@ class Learner:
             "step": self.step, "ids": self.items.ids, "extra": extra or {},
             "high_water": sorted(self.high_water.items()),
             "item_fields": sorted(self.items.fields), "user_fields": sorted(self.user_fields),
+            "measured": self.items.measured.names,
             "drift": self.drift.state(), "drifted": self.drifted,
         }  # fmt: skip
         return seal(_MAGIC, _FORMAT, meta, arrays)
@@ -473,6 +490,8 @@ class Learner:
         learner.items.restore(
             meta["ids"], arrays["item_keys"], arrays["item_tokens"], arrays["servable"], withdrawn
         )
+        if "measures" in arrays:  # older checkpoints have none
+            learner.items.measured.restore(meta["measured"], arrays["measures"])
         learner.graph = CoVisits(**{k: arrays[f"graph_{k}"].copy() for k in CoVisits._fields})
         learner.stats = ItemStats(**{k: arrays[f"stats_{k}"].copy() for k in ItemStats._fields})
         n = arrays["moments_n"].copy()

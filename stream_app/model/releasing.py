@@ -24,7 +24,7 @@ from pruning import EmptyModelError, GuardDecision, Proposal, PruningAgent, Sali
 from pruning.agent import Pruner
 from stream_app.model.candidates import new_scratch, select
 from stream_app.model.eviction import NOBODY, Renumbering
-from stream_app.model.examples import ExampleBatch
+from stream_app.model.examples import TAKEN, ExampleBatch
 from stream_app.model.features import N_NUMBERS, describe
 from stream_app.model.learning import Learner, ranker_step
 from stream_app.model.release import Release, version_of
@@ -204,7 +204,9 @@ class ReleaseCycle:
         pruned = ServedModel(learner.items, self.width)
         pruned.load(release, published.version)
         # Items may be described anew while the trial runs, with tokens that its vocabulary does not have.
-        served = pruned.view._replace(item_tokens=learner.items.tokens.copy())
+        served = pruned.view._replace(
+            item_tokens=learner.items.tokens.copy(), measures=learner.items.measures.copy()
+        )
         dense = _frozen(learner, proposal, served)
         places = np.arange(len(dense.servable), dtype=np.int32)
         self._trial = _Trial(
@@ -266,7 +268,7 @@ class ReleaseCycle:
             one = np.empty(len(losses), np.float64)
             replay(
                 view, history[keep], batch.length[keep], batch.gap[keep], batch.users[keep], item[keep],
-                batch.count[keep], listed, self._scratch, one, lists[x],
+                batch.count[keep], batch.kind[keep] == TAKEN, listed, self._scratch, one, lists[x],
             )  # fmt: skip
             losses[:, x] = one
         slices = slices_of(batch.length[keep], trial.dense.stats.count, item[keep, 0], trial.head)
@@ -376,13 +378,15 @@ def _overlap(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.float64]:
 
 
 @nb.njit(cache=True, nogil=True)
-def replay(view, history, length, gap, users, item, count, listed, scratch, losses, lists):  # type: ignore[no-untyped-def]
+def replay(view, history, length, gap, users, item, count, answers, listed, scratch, losses, lists):  # type: ignore[no-untyped-def]
     """What a frozen view makes of examples: the loss of each, and its top list.
 
     Parameters
     ----------
     history, length, gap, users, item, count
         As in `ExampleBatch`, in the view's item numbers.
+    answers
+        Whether the others are those of the list that the item was chosen from, bool (e,).
     listed
         For which examples a list is made, bool (e,).
     losses
@@ -409,7 +413,7 @@ def replay(view, history, length, gap, users, item, count, listed, scratch, loss
             made += 1
         shown = item[e, : count[e]]
         describe(shown, past, view, scratch, raw)
-        score(view, shown, raw, users[e], bucket, gap[e], scratch, scores)
+        score(view, shown, raw, users[e], bucket, gap[e], scratch, scores, answers[e])
         loss = 0.0
         for x in range(1, len(shown)):
             margin = np.float64(scores[0]) - np.float64(scores[x])

@@ -16,18 +16,23 @@ from numpy.typing import NDArray
 from pruning.artefact import KernelArgs, lookup_one
 from stream_app.model.candidates import (
     SUPPORT,
+    add_own,
     gather_learned,
     gather_served,
     recall_offers,
+    recall_slopes,
     select,
     start_user,
 )
-from stream_app.model.examples import CHOSEN, DISLIKED, LIKED, SHOWN, TAKEN
+from stream_app.model.examples import CHOSEN, DISLIKED, LIKED, PREFERRED, SHOWN, TAKEN
 from stream_app.model.features import (
     CLIP,
+    LIST_NUMBER,
+    LIST_TOKEN,
     MOVES,
     N_NUMBERS,
     NUMBERS,
+    ONE,
     POSITION,
     TOKEN_VALUE,
     cross_tokens,
@@ -36,6 +41,7 @@ from stream_app.model.features import (
     standardised,
 )
 from stream_app.model.item_index import ITEM_TOKENS
+from stream_app.model.measures import MEASURES
 from stream_app.model.retrieval import LENGTH_BUCKETS, WINDOW, CoVisits, ItemStats, Neighbours, length_bucket
 from stream_app.model.selection import kth_largest
 
@@ -71,15 +77,17 @@ class Feedback(NamedTuple):
     shown: NDArray[np.int32]  # (s,) items of all lists, one list behind the other
     shown_end: NDArray[np.int64]  # (e,) where the row's part ends; it begins where the last row's ended
     seeds: NDArray[np.uint64]  # (e,) of the drawing of negatives: a replay draws the same
+    events: NDArray[np.int64]  # (e,) the event that the row belongs to; those of one stand together
 
 
 class Weights(NamedTuple):
     """The ranker as the kernels read it: a release's artefact under an overlay of fresher weights."""
 
     numbers: NDArray[np.float32]  # (N_NUMBERS, N_WEIGHTS)
+    list_numbers: NDArray[np.float32]  # the same for the items of a list that is shown
     mean: NDArray[np.float32]  # (N_NUMBERS,)
     inv_std: NDArray[np.float32]  # (N_NUMBERS,)
-    item: NDArray[np.float32]  # (n,) sum of the weights of each item's tokens
+    item: NDArray[np.float32]  # (n,) what each item's tokens and measures add to its score
     fresh_keys: NDArray[np.uint64]  # (2^b,) open addressing, 0 marks a free slot
     fresh: NDArray[np.float32]  # (2^b,)
     base: KernelArgs
@@ -95,6 +103,8 @@ class View(NamedTuple):
     weights: Weights
     item_tokens: NDArray[np.int32]  # (n, ITEM_TOKENS) numbers into the vocabulary
     vocabulary: NDArray[np.uint64]  # (v,)
+    measures: NDArray[np.float32]  # (n, MEASURES)
+    measure_tokens: NDArray[np.uint64]  # (MEASURES,)
     servable: NDArray[np.uint8]  # (n,)
     pool: NDArray[np.int32]  # (p,) what every user is offered
     step: int  # the learner's event step
@@ -102,8 +112,9 @@ class View(NamedTuple):
 
 
 class Logged(NamedTuple):
-    """What `observe` writes for the learner, one row per feedback event."""
+    """What `observe` writes for the learner: a row per feedback event, then the comparisons `PREFERRED`."""
 
+    event: NDArray[np.int32]  # (e,) the feedback that the row is about
     history: NDArray[np.int32]  # (e, WINDOW) items before the event, the most recent last, −1 in front
     length: NDArray[np.int32]  # (e,) of the whole history
     gap: NDArray[np.uint8]  # (e,) bucket of the time since the user's last event
@@ -114,9 +125,13 @@ class Logged(NamedTuple):
     numbers: NDArray[np.float32]  # (e, 1 + NEGATIVES, N_NUMBERS)
 
 
-def new_log(events: int) -> Logged:
-    """Room for the examples of `events` feedback events."""
+def new_log(events: int, answers: int = 0) -> Logged:
+    """Room for the examples of `events` feedback events, at most `answers` of which answer a list."""
+    event = np.zeros(events + answers, np.int32)
+    event[:events] = np.arange(events)
+    events += answers
     return Logged(
+        event=event,
         history=np.full((events, WINDOW), -1, np.int32),
         length=np.zeros(events, np.int32),
         gap=np.zeros(events, np.uint8),
@@ -182,10 +197,25 @@ def sum_item_tokens(token_weights, item_tokens, out):  # type: ignore[no-untyped
 
 
 @nb.njit(cache=True, nogil=True)
+def add_measures(measure_weights, measures, out):  # type: ignore[no-untyped-def]
+    """Add what items are measured, float32 (n, MEASURES), times its weights, (MEASURES,), to `out` (n,)."""
+    for i in range(min(len(out), len(measures))):
+        for m in range(MEASURES):
+            out[i] += measure_weights[m] * measures[i, m]
+
+
+@nb.njit(cache=True, nogil=True)
 def candidates_of(view, history, excluded, most, scratch):  # type: ignore[no-untyped-def]
     """The candidates of one user, int32 (c,), with their totals in `scratch`."""
     n_found = gather(view, history, excluded, scratch)
     return select(scratch, n_found, view.servable, view.pool, most)
+
+
+@nb.njit(cache=True, nogil=True)
+def _offerable(view, history, again, n_found, scratch):  # type: ignore[no-untyped-def]
+    """The candidates of a user whose `history` was gathered; `again`: and the latest items of the history."""
+    others = select(scratch, n_found, view.servable, view.pool, MOST_CANDIDATES)
+    return add_own(scratch, view.servable, history, others) if again else others
 
 
 @nb.njit(cache=True, nogil=True)
@@ -223,7 +253,7 @@ def _weighted(number, raw, mean, inv_std):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: ignore[no-untyped-def]
+def score(view, candidates, raw, user, bucket, gap, scratch, out, listed=False):  # type: ignore[no-untyped-def]
     """The ranker's score of each candidate into `out` (c,).
 
     Parameters
@@ -232,18 +262,23 @@ def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: igno
         The candidates' numbers as `describe` wrote them, float32 (c, N_NUMBERS).
     user
         The user's tokens, uint64 (USER_TOKENS,).
+    listed
+        Whether the candidates are a list that is shown, which is to be ordered.
     """
     w, epoch = view.weights, scratch.epoch[0]
+    numbers = w.list_numbers if listed else w.numbers
+    of_number, of_token = (LIST_NUMBER, LIST_TOKEN) if listed else (ONE, ONE)
     mean, inv_std, of_item = w.mean, w.inv_std, w.item
     item_tokens, vocabulary = view.item_tokens, view.vocabulary
     cross_mark, cross = scratch.cross_mark, scratch.cross
     fresh_keys, fresh, base = w.fresh_keys, w.fresh, w.base
     number = np.empty(N_NUMBERS, np.float32)
     for f in range(N_NUMBERS):
-        number[f] = w.numbers[f, 0] + w.numbers[f, 1 + bucket] + w.numbers[f, 1 + LENGTH_BUCKETS + gap]
+        number[f] = numbers[f, 0] + numbers[f, 1 + bucket] + numbers[f, 1 + LENGTH_BUCKETS + gap]
+        number[f] *= of_number
     for c in range(len(candidates)):
         i = candidates[c]
-        total = of_item[i] + _weighted(number, raw[c], mean, inv_std)
+        total = of_item[i]
         if user[1] != 0:  # not the item with the user: that would only memorise
             own = vocabulary[item_tokens[i, 0]]
             total += TOKEN_VALUE * _crosses(fresh_keys, fresh, base, user[1:], own)
@@ -255,7 +290,7 @@ def score(view, candidates, raw, user, bucket, gap, scratch, out):  # type: igno
                 cross_mark[v] = epoch
                 cross[v] = TOKEN_VALUE * _crosses(fresh_keys, fresh, base, user, vocabulary[v])
             total += cross[v]
-        out[c] = total
+        out[c] = of_token * total + _weighted(number, raw[c], mean, inv_std)
 
 
 IS_MOVE = np.isin(NUMBERS, MOVES)  # (N_NUMBERS,)
@@ -278,17 +313,19 @@ def score_parts(
     -------
     dict
         ``history`` (what the user's items point at), ``moves`` (trends, popularity, age) and ``taste``
-        (the item itself, its categories, and both together with what is known of the user).
+        (the item itself, its categories and measures, and what its tokens say of such a user).
     """
     parts = number_parts(view, raw, bucket, gap)
     tokens = [view.vocabulary[v] for v in view.item_tokens[item] if v >= 0]
     crosses = [cross_tokens(g, t) for t in tokens for g in user if g and (t != tokens[0] or g != user[0])]
     of_tokens = np.zeros(len(tokens) + len(crosses), np.float32)
     lookup_all(view.weights, np.array([*tokens, *crosses], np.uint64), of_tokens)
+    of_measures = np.zeros(MEASURES, np.float32)
+    lookup_all(view.weights, view.measure_tokens, of_measures)
     return {
         "history": float(parts[~IS_MOVE].sum()),
         "moves": float(parts[IS_MOVE].sum()),
-        "taste": float(TOKEN_VALUE * of_tokens.sum()),
+        "taste": float(TOKEN_VALUE * of_tokens.sum() + of_measures @ view.measures[item]),
     }
 
 
@@ -327,13 +364,13 @@ def refresh(view, users, rows, gaps, exclude_seen, scratch, items_out, scores_ou
     items_out, scores_out, count_out
         int32 (m, K), float32 (m, K), int32 (m,).
     """
-    raw = np.empty((MOST_CANDIDATES + len(view.pool), N_NUMBERS), np.float32)
+    raw = np.empty((MOST_CANDIDATES + len(view.pool) + WINDOW, N_NUMBERS), np.float32)
     scores = np.empty(len(raw), np.float32)
     for m in range(len(rows)):
         u = rows[m]
         history = users.items[u, : users.length[u]]
-        seen = history if exclude_seen else history[:0]
-        candidates = candidates_of(view, history, seen, MOST_CANDIDATES, scratch)
+        n_found = gather(view, history, history if exclude_seen else history[:0], scratch)
+        candidates = _offerable(view, history, not exclude_seen, n_found, scratch)
         recall(view, users, u, users.offers[u], scratch)
         describe(candidates, history, view, scratch, raw)
         score(view, candidates, raw, users.tokens[u], length_bucket(len(history)), gaps[m], scratch, scores)
@@ -355,21 +392,32 @@ def recall(view, users, u, n, scratch):  # type: ignore[no-untyped-def]
     """`recall_offers` of the first `n` offers to user `u`; after `start_user`."""
     if n > 0:
         recall_offers(scratch, users.offered[u, :n], users.taken[u, :n], view.item_tokens, view.stats)
+        recall_slopes(scratch, users.offered[u, :n], view.measures)
 
 
 @nb.njit(cache=True, nogil=True)
-def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def]
-    """Log and apply `Feedback` in order; what is logged is as it was before it was applied."""
-    rows, items, times_ms, kinds, weights, requests, all_shown, shown_end, seeds = feedback
+def observe(view, users, feedback, scratch, log, again=False):  # type: ignore[no-untyped-def]
+    """Log and apply `Feedback` in order; what is logged is as it was before its event was applied.
+
+    Parameters
+    ----------
+    again
+        Whether items may be recommended again: then every choice is new, and compared with the user's own.
+    """
+    rows, items, times_ms, kinds, weights, requests, all_shown, shown_end, seeds, events = feedback
     user_items, user_best, user_length, user_last = users.items, users.best, users.length, users.last_ms
     log_history, log_weight, log_item, log_count = log.history, log.weight, log.item, log.count
-    start = np.int64(0)
+    start, more = np.int64(0), len(rows)
     for e in range(len(rows)):
         u, i, n = rows[e], items[e], user_length[rows[e]]
         shown = all_shown[start : shown_end[e]]
         start = shown_end[e]
         history = user_items[u, :n]
-        log.gap[e], log.length[e], log.kind[e] = gap_bucket(times_ms[e], user_last[u]), n, kinds[e]
+        if e == 0 or events[e] != events[e - 1]:  # the list that the whole event answers was made before it
+            asked, asked_gap = history, gap_bucket(times_ms[e], user_last[u])
+            if e + 1 < len(rows) and events[e + 1] == events[e]:
+                asked = history.copy()
+        log.gap[e], log.length[e], log.kind[e] = asked_gap, len(asked), kinds[e]
         user_last[u] = max(user_last[u], times_ms[e])
         if kinds[e] == SHOWN:
             log_item[e, : len(shown)] = shown
@@ -378,16 +426,10 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
                 users.listed_gap[u] = log.gap[e]
             _offer(users, u, shown, requests[e])
             continue
-        to = WINDOW
-        for x in range(n - 1, max(n - WINDOW, 0) - 1, -1):
-            if history[x] >= 0:  # else an item that gave up its number
-                to -= 1
-                log_history[e, to] = history[x]
+        _log_history(history, log_history[e])
         if kinds[e] != DISLIKED and weights[e] <= 0.0:
             continue
-        place = n - 1
-        while place >= 0 and history[place] != i:
-            place -= 1
+        place = _last_place(history, i)
         before = user_best[u, place] if place >= 0 else np.uint8(0)
         strength = np.uint8(0)
         log_item[e, 0] = i
@@ -395,14 +437,19 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
             log_count[e] = 1 if place < 0 else 0
         else:
             strength = np.uint8(min(255.0, max(1.0, np.rint(weights[e] * 10.0))))
-            log_weight[e] = max(0.0, (np.float32(strength) - np.float32(before)) / np.float32(10.0))
+            old = np.float32(0.0) if again else np.float32(before)
+            log_weight[e] = max(0.0, (np.float32(strength) - old) / np.float32(10.0))
             log_count[e] = 1 if log_weight[e] > 0.0 else 0
             answered = _listed_place(users, u, i, requests[e])
+            is_new = place < 0 or again
             if answered >= 0:
+                if is_new and _log_choice(view, users, u, asked, i, seeds[e], scratch, log, more, again):
+                    _prefer(log, e, more)
+                    more += 1
                 _log_answer(view, users, u, answered, seeds[e], scratch, log, e)
                 users.taken[u, answered] = 1
-            elif place < 0:
-                _log_choice(view, users, u, i, seeds[e], scratch, log, e)
+            elif is_new:
+                _log_choice(view, users, u, asked, i, seeds[e], scratch, log, e, again)
         if place < 0 and kinds[e] != CHOSEN:  # a rating is an offer and its answer at once
             _offer(users, u, log_item[e, :1], np.uint64(0))
             users.taken[u, users.offers[u] - 1] = kinds[e] == LIKED
@@ -410,26 +457,58 @@ def observe(view, users, feedback, scratch, log):  # type: ignore[no-untyped-def
 
 
 @nb.njit(cache=True, nogil=True)
-def _log_choice(view, users, u, i, seed, scratch, log, e):  # type: ignore[no-untyped-def]
-    """How item `i` and a few others that could have been offered looked to user `u` before the choice."""
-    history = users.items[u, : users.length[u]]
-    n_found = gather(view, history, history, scratch)
-    if scratch.total[i, SUPPORT] == 0.0 and not np.any(view.pool == i):
-        return  # as below, without choosing the candidates: half of all choices are of this kind
-    candidates = select(scratch, n_found, view.servable, view.pool, MOST_CANDIDATES)
+def _log_history(history, out):  # type: ignore[no-untyped-def]
+    """Write the latest items of `history` (h,) into the last places of `out` (WINDOW,)."""
+    to = WINDOW
+    for x in range(len(history) - 1, max(len(history) - WINDOW, 0) - 1, -1):
+        if history[x] >= 0:  # else an item that gave up its number
+            to -= 1
+            out[to] = history[x]
+
+
+@nb.njit(cache=True, nogil=True)
+def _last_place(items, i):  # type: ignore[no-untyped-def]
+    """The last place of item `i`, −1 where it is none of `items`."""
+    place = len(items) - 1
+    while place >= 0 and items[place] != i:
+        place -= 1
+    return place
+
+
+@nb.njit(cache=True, nogil=True)
+def _log_choice(view, users, u, history, i, seed, scratch, log, e, again):  # type: ignore[no-untyped-def]
+    """How item `i` and a few others that could have been offered looked to user `u` before the choice.
+
+    Returns whether it could have been offered itself.
+    """
+    n_found = gather(view, history, history[:0] if again else history, scratch)
+    if scratch.total[i, SUPPORT] == 0.0 and not np.any(view.pool == i) and not again:
+        return False  # as below, without choosing the candidates: half of all choices are of this kind
+    candidates = _offerable(view, history, again, n_found, scratch)
     c = len(candidates)
     chosen = -1
     for x in range(c):
         if candidates[x] == i:
             chosen = x
     if chosen < 0 or c == 1:  # what could not have been offered teaches nothing about ranking
-        return
+        return False
     candidates[chosen], candidates[c - 1] = candidates[c - 1], candidates[chosen]
     n = _draw(candidates[: c - 1], seed, log.item[e, 1:])
-    log.count[e] = 1 + n
+    log.item[e, 0], log.count[e] = i, 1 + n
     recall(view, users, u, users.offers[u], scratch)
     described = log.item[e, : log.count[e]]
     describe(described, history, view, scratch, log.numbers[e])
+    return True
+
+
+@nb.njit(cache=True, nogil=True)
+def _prefer(log, e, more):  # type: ignore[no-untyped-def]
+    """Complete the comparison in row `more`: what row `e` chose from a list, with what was not in it.
+
+    Without it, nothing would be learned of what to put there.
+    """
+    log.history[more], log.length[more], log.gap[more] = log.history[e], log.length[e], log.gap[e]
+    log.kind[more], log.weight[more], log.event[more] = PREFERRED, log.weight[e], e
 
 
 @nb.njit(cache=True, nogil=True)

@@ -10,7 +10,7 @@ from pruning.quantization import Float32
 from pruning.weights import Snapshot
 from stream_app.model.candidates import Scratch, new_scratch
 from stream_app.model.eviction import Renumbering
-from stream_app.model.features import N_MOVES, N_NUMBERS, NUMBER_TOKENS
+from stream_app.model.features import LIST_TOKENS, N_MOVES, N_NUMBERS, NUMBER_TOKENS
 from stream_app.model.item_index import ItemIndex
 from stream_app.model.release import Overlay, Release, Tables
 from stream_app.model.retrieval import (
@@ -23,7 +23,7 @@ from stream_app.model.retrieval import (
     renumber_neighbours,
     renumber_stats,
 )
-from stream_app.model.scoring import View, Weights, lookup_all, put_fresh, sum_item_tokens
+from stream_app.model.scoring import View, Weights, add_measures, lookup_all, put_fresh, sum_item_tokens
 
 NEIGHBOURS = 200  # served neighbours per item
 NO_ITEMS: NDArray[np.int32] = np.zeros(0, np.int32)
@@ -193,6 +193,8 @@ class ServedModel:
                     weights=bare_weights(self._ranker, self._fresh, self._mean, self._inv_std),
                     item_tokens=self.items.tokens,
                     vocabulary=self.items.vocabulary,
+                    measures=self.items.measures,
+                    measure_tokens=self.items.measured.tokens,
                     servable=self.items.servable,
                     pool=self._pool,
                     step=self.step,
@@ -216,6 +218,7 @@ def bare_weights(
     """Weights whose derived parts are still to be filled in by `make_view`."""
     return Weights(
         numbers=np.zeros(NUMBER_TOKENS.shape, np.float32),
+        list_numbers=np.zeros(LIST_TOKENS.shape, np.float32),
         mean=mean,
         inv_std=inv_std,
         item=np.zeros(0, np.float32),
@@ -230,12 +233,16 @@ def make_view(view: View) -> View:
 
     What follows from counters and step is yet to be filled in, by `describe`.
     """
-    numbers = np.empty(NUMBER_TOKENS.size, np.float32)
-    lookup_all(view.weights, NUMBER_TOKENS.ravel(), numbers)
-    tokens = np.empty(len(view.vocabulary), np.float32)
-    lookup_all(view.weights, view.vocabulary, tokens)
+    numbers, list_numbers = (_weights_of(tokens, view.weights) for tokens in (NUMBER_TOKENS, LIST_TOKENS))
     item = np.empty(len(view.item_tokens), np.float32)
-    sum_item_tokens(tokens, view.item_tokens, item)
-    weights = view.weights._replace(numbers=numbers.reshape(NUMBER_TOKENS.shape), item=item)
+    sum_item_tokens(_weights_of(view.vocabulary, view.weights), view.item_tokens, item)
+    add_measures(_weights_of(view.measure_tokens, view.weights), view.measures, item)
+    weights = view.weights._replace(numbers=numbers, list_numbers=list_numbers, item=item)
     moves = np.zeros((len(view.stats.count), N_MOVES), np.float32)
     return view._replace(weights=weights, moves=moves)
+
+
+def _weights_of(tokens: NDArray[np.uint64], weights: Weights) -> NDArray[np.float32]:
+    out = np.empty(tokens.size, np.float32)
+    lookup_all(weights, tokens.ravel(), out)
+    return out.reshape(tokens.shape)

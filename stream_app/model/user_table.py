@@ -33,13 +33,14 @@ from numpy.typing import NDArray
 
 from pruning.tokens import token
 from stream_app.errors import StoreError
+from stream_app.model.candidates import MOST_OFFERS
 from stream_app.model.eviction import Renumbering
 from stream_app.model.item_index import USER_TOKENS, ItemIndex, note_fields, user_tokens
 from stream_app.model.key_ring import KeyRing
 from stream_app.model.lost_keys import LostKeys
 from stream_app.model.scoring import Users
 
-OFFERS = 128  # latest offers remembered per user
+OFFERS = MOST_OFFERS
 MOST_DESCRIBED = 1_000_000  # users whose description is kept, those described last; 75 bytes each
 _HEAD = struct.Struct("<2sHHHqq")
 _OFFERS = struct.Struct("<QBBH")

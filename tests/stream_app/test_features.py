@@ -12,19 +12,26 @@ from hypothesis import strategies as st
 from pruning.tokens import field_id, token
 from stream_app.model.candidates import gather_served, start_user
 from stream_app.model.features import (
+    LIST_NUMBER,
+    LIST_TOKEN,
+    LIST_TOKENS,
     MOST_PER_PAIR,
     MOVES,
     N_NUMBERS,
     N_WEIGHTS,
     NUMBER_TOKENS,
     NUMBERS,
+    ONE,
+    USUAL_READINESS,
     cross_tokens,
     describe,
+    encode_measures,
     encode_pair,
     field_names,
     gap_bucket,
 )
 from stream_app.model.item_index import ITEM_TOKENS, USER_TOKENS
+from stream_app.model.measures import MEASURES
 from stream_app.model.retrieval import HALF_LIVES, LENGTH_BUCKETS, WINDOW, length_bucket
 from tests.stream_app.worlds import Ranked, cross_oracle, features_oracle, ranked
 
@@ -70,7 +77,9 @@ def numbers_oracle(world: Ranked, history: list[int], i: int) -> list[float]:
     recent = history[-WINDOW:]
     shared = sum(t in world.tokens(j)[1:] for t in mine for j in recent)
     out.append(shared / (len(mine) * len(recent)) if mine and recent else 0.0)
-    return [*out, float(stats.rate[i]), 0.0, 0.0, 0.0, 0.0, 0.0]  # nobody was offered anything
+    own = [1.0, 1 / (1 + recent[::-1].index(i) / 3)] if i in recent else [0.0, 0.0]
+    # nobody was offered anything
+    return [*out, float(stats.rate[i]), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, float(USUAL_READINESS), *own]
 
 
 @pytest.mark.parametrize("length", [0, 1, 5, 25])
@@ -103,9 +112,12 @@ def test_an_event_from_before_the_release_makes_no_negative_gap() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 20), st.integers(0, 29), st.integers(0, 29), st.integers(0, 4), st.integers(0, 3))
+@given(
+    st.integers(0, 20), st.integers(0, 29), st.integers(0, 29), st.integers(0, 4), st.integers(0, 3),
+    st.booleans(),
+)  # fmt: skip
 def test_a_pair_is_the_difference_of_two_feature_vectors(
-    seed: int, a: int, b: int, bucket: int, gap: int
+    seed: int, a: int, b: int, bucket: int, gap: int, listed: bool
 ) -> None:
     """`encode_pair` is features(a) − features(b): what both share cancels, and user × item is left out."""
     world, rng = ranked(seed), np.random.default_rng(seed)
@@ -115,14 +127,27 @@ def test_a_pair_is_the_difference_of_two_feature_vectors(
     keys, values = np.zeros(MOST_PER_PAIR, np.uint64), np.zeros(MOST_PER_PAIR, np.float32)
     end = encode_pair(
         raw[0], raw[1], world.view.item_tokens[a], world.view.item_tokens[b], world.view.vocabulary,
-        world.user, bucket, gap, mean, inv_std, NUMBER_TOKENS, keys, values, 0,
+        world.user, bucket, gap, mean, inv_std, LIST_TOKENS if listed else NUMBER_TOKENS, keys, values, 0,
+        LIST_NUMBER if listed else ONE, LIST_TOKEN if listed else ONE,
+    )  # fmt: skip
+    end = encode_measures(
+        world.view.measures[a], world.view.measures[b], world.view.measure_tokens,
+        LIST_TOKEN if listed else ONE, keys, values, end,
     )  # fmt: skip
     mine: dict[int, float] = {}
     for key, value in zip(keys[:end].tolist(), values[:end].tolist(), strict=True):
         mine[key] = mine.get(key, 0.0) + value
     sides = [
         features_oracle(
-            r.tolist(), world.tokens(i), world.user.tolist(), bucket, gap, mean.tolist(), inv_std.tolist()
+            r.tolist(),
+            world.tokens(i),
+            world.user.tolist(),
+            bucket,
+            gap,
+            mean.tolist(),
+            inv_std.tolist(),
+            world.measures(i),
+            listed=listed,
         )
         for r, i in ((raw[0], a), (raw[1], b))
     ]
@@ -149,6 +174,8 @@ def test_the_largest_pair_has_room() -> None:
         one, zero, a, a + np.int32(ITEM_TOKENS), vocabulary, user, 0, 0, zero, one, NUMBER_TOKENS,
         keys, values, 0,
     )  # fmt: skip
+    high, low, measured = np.ones(MEASURES, np.float32), np.zeros(MEASURES, np.float32), user
+    end = encode_measures(high, low, measured, ONE, keys, values, end)
     assert end == MOST_PER_PAIR - 2  # user × item, on both sides, is left out
 
 
@@ -170,7 +197,8 @@ def test_time_since_the_last_event_falls_into_its_bucket() -> None:
 def test_weights_of_numbers_have_tokens_of_their_own() -> None:
     """Every number has one weight for all, one per history length and one per gap; none is shared."""
     assert NUMBER_TOKENS.shape == (N_NUMBERS, N_WEIGHTS)
-    assert len(set(NUMBER_TOKENS.ravel().tolist())) == NUMBER_TOKENS.size
+    both = [*NUMBER_TOKENS.ravel().tolist(), *LIST_TOKENS.ravel().tolist()]
+    assert len(set(both)) == 2 * NUMBER_TOKENS.size
     assert N_WEIGHTS == 1 + LENGTH_BUCKETS + 4 and set(MOVES) < set(NUMBERS)
     assert NUMBER_TOKENS[0, 0] == token("together", "all")
 

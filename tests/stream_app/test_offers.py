@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 from stream_app.events import Event, EventItem, Item
-from stream_app.model.candidates import new_scratch, recall_offers, start_user
-from stream_app.model.examples import CHOSEN, SHOWN, TAKEN, ExampleBatch
-from stream_app.model.features import NUMBERS, POSITION
+from stream_app.model.candidates import (
+    READY_PRIOR,
+    SLOPE_PRIOR,
+    new_scratch,
+    recall_offers,
+    recall_slopes,
+    start_user,
+)
+from stream_app.model.examples import CHOSEN, PREFERRED, SHOWN, TAKEN, ExampleBatch
+from stream_app.model.features import LIST_TOKENS, NUMBER_TOKENS, NUMBERS, POSITION
 from stream_app.model.item_index import ItemIndex, item_key
 from stream_app.model.learning import Learner
 from stream_app.model.retrieval import RATE_PRIOR, learn_offer, new_stats
@@ -174,6 +181,71 @@ def test_taste_is_what_was_taken_beyond_expectation() -> None:
         1,
         0,
     ]
+
+
+def test_a_slope_is_what_was_taken_beyond_expectation_along_a_measure() -> None:
+    """slope = Σ excess · measure / (offers + prior); readiness is the log of the smoothed share taken."""
+    items = ItemIndex()
+    for n, price in enumerate((1.0, 4.0, 20.0, 90.0)):
+        items.describe(f"i{n}", price=price, categories=(), attributes={"size": n % 2}, servable=True)
+    stats = new_stats(items.capacity)
+    stats.rate[:4] = [0.3, -0.2, 0.1, 0.0]
+    scratch = new_scratch(items.capacity, len(items.vocabulary))
+    start_user(scratch, np.zeros(0, np.int32))
+    offered, taken = np.array([0, 1, 2, 3], np.int32), np.array([0, 0, 1, 1], np.uint8)
+    recall_offers(scratch, offered, taken, items.tokens, stats)
+    recall_slopes(scratch, offered, items.measures)
+    lift = np.exp(stats.rate[offered])
+    excess = taken - lift * taken.sum() / lift.sum()
+    expected = excess @ items.measures[offered] / (4 + SLOPE_PRIOR)
+    assert scratch.slope == pytest.approx(expected, abs=1e-6) and scratch.slope[0] > 0.1
+    assert scratch.readiness[0] == pytest.approx(np.log((2 + READY_PRIOR[0]) / (4 + READY_PRIOR[1])))
+
+
+def popular(n: int, recommender: Recommender, learner: Learner) -> int:
+    """Let `n` users click two items without a list, and serve what that teaches; returns the next offset."""
+    events = [clicked(t, f"v{t // 2}", "ab"[t % 2], None) for t in range(2 * n)]
+    learner.learn(examples_of(recommender, events))
+    recommender.model.apply(learner.overlay(0, 0, 10))
+    return len(events)
+
+
+def test_a_choice_from_a_list_is_compared_with_what_was_not_in_it() -> None:
+    """Beside its list, what was chosen is compared with other candidates, as any choice; it counts once."""
+    recommender, learner = Recommender(), Learner()
+    offset = popular(10, recommender, learner)
+    batch = examples_of(recommender, [shown(100, "u", "acd"), clicked(101, "u", "a")], offset)
+    assert batch.kind.tolist() == [SHOWN, TAKEN, PREFERRED]
+    assert batch.offsets.tolist() == [offset, offset + 1, offset + 1]
+    assert sorted(names(batch, 1)) == list("acd") and names(batch, 2) == ["a", "b"]
+    offered = batch.numbers[2, :2, NUMBERS.index("offered")].tolist()
+    assert offered == [1, 0] and batch.weight[1] == batch.weight[2] > 0
+    a = learner.items.number("a")
+    before = learner.stats.count[a], learner.stats.taken[a]
+    learner.learn(batch)
+    assert (learner.stats.count[a], learner.stats.taken[a]) == (before[0] + batch.weight[1], before[1] + 1)
+
+
+def test_what_is_learned_of_lists_orders_lists_only() -> None:
+    """The numbers of an item weigh apart in a list that is shown and among all items."""
+    learner = Learner()
+    batch = examples_of(Recommender(), [shown(0, "u", "abcd"), clicked(1, "u", "d")])
+    learner.learn(batch)
+    in_lists, among_all = (t[POSITION, :1] for t in (LIST_TOKENS, NUMBER_TOKENS))
+    assert learner.ranker.lookup(in_lists)[0] > 0 == learner.ranker.lookup(among_all)[0]
+
+
+def test_who_takes_nearly_everything_says_less_by_it() -> None:
+    """The same choice moves the ranker more when its user takes little of what is offered."""
+    moved = []
+    for eager in ("ab", ""):
+        learner = Learner()
+        events = [shown(0, "u", "abcdefgh"), *(clicked(1, "u", i) for i in eager)]
+        last = [shown(9, "u", "xyz", "r2"), clicked(10, "u", "z", "r2")]
+        batch = examples_of(Recommender(), [*events, *last])
+        learner.learn(batch.rows(batch.offsets >= len(events)))
+        moved.append(abs(learner.ranker.lookup(LIST_TOKENS[POSITION, :1])[0]))
+    assert 0 < moved[0] < moved[1]
 
 
 def test_offers_survive_in_the_packed_state() -> None:

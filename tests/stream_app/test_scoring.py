@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stream_app.model.candidates import gather_served, start_user
 from stream_app.model.examples import CHOSEN
-from stream_app.model.features import N_NUMBERS, describe
+from stream_app.model.features import N_NUMBERS, NUMBERS, describe
 from stream_app.model.item_index import USER_TOKENS
 from stream_app.model.retrieval import WINDOW, length_bucket
 from stream_app.model.scoring import (
@@ -56,9 +56,15 @@ def users(n: int = 2, room: int = 6) -> Users:
 
 
 def happens(
-    world: Ranked, who: Users, events: list[tuple[int, int, int, float]], first_seed: int = 0
+    world: Ranked,
+    who: Users,
+    events: list[tuple[int, int, int, float]],
+    first_seed: int = 0,
+    *,
+    baskets: list[int] | None = None,
+    again: bool = False,
 ) -> Logged:
-    """Observe events (row, item, second, weight)."""
+    """Observe events (row, item, second, weight), each of its own unless `baskets` says of which."""
     rows, items, seconds, weights = (list(column) for column in zip(*events, strict=True))
     log = new_log(len(events))
     n = len(events)
@@ -72,8 +78,9 @@ def happens(
         shown=np.zeros(0, np.int32),
         shown_end=np.zeros(n, np.int64),
         seeds=np.arange(first_seed, first_seed + n, dtype=np.uint64),
+        events=np.arange(n) if baskets is None else np.array(baskets),
     )
-    observe(world.view, who, said, world.scratch, log)
+    observe(world.view, who, said, world.scratch, log, again)
     return log
 
 
@@ -85,7 +92,7 @@ def remembered(who: Users, u: int = 0) -> dict[int, int]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_score_is_the_sum_over_its_features(seed: int) -> None:
-    """`score` equals Σ weight · value of the oracle's features, and so do the three parts of its twin."""
+    """`score` equals Σ weight · value of the oracle's features, in a list too, and so does its twin."""
     world, rng = ranked(seed), np.random.default_rng(seed)
     history = rng.choice(30, int(rng.integers(0, 20)), replace=False).astype(np.int32)
     everything = np.arange(30, dtype=np.int32)
@@ -100,6 +107,10 @@ def test_a_score_is_the_sum_over_its_features(seed: int) -> None:
         parts = score_parts(view, i, raw[i], world.user, bucket, gap)
         assert sum(parts.values()) == pytest.approx(out[i], abs=2e-3)
         assert parts.keys() == {"history", "moves", "taste"}
+    score(view, everything, raw, world.user, bucket, gap, world.scratch, out, True)
+    for i in range(30):
+        expected = world.score(i, raw[i].tolist(), bucket, gap, listed=True)
+        assert out[i] == pytest.approx(expected, abs=2e-3)
 
 
 def test_one_users_crosses_never_reach_the_next() -> None:
@@ -209,6 +220,55 @@ def test_only_new_feedback_is_logged() -> None:
     log = happens(ranked(0), users(), [(0, 4, 1, 1.0), (0, 4, 2, 5.0), (0, 4, 3, 1.0), (0, 4, 4, 99.0)])
     assert log.weight.tolist() == pytest.approx([1.0, 4.0, 0.0, 20.5])  # 255 tenths are the most
     assert log.item[:, 0].tolist() == [4, 4, 4, 4] and log.count[1:].tolist() == [1, 0, 1]
+
+
+def test_where_items_come_again_every_choice_is_new() -> None:
+    """A second purchase counts as much as the first, and its item is among the candidates."""
+    world, who = ranked(0), users(room=20)
+    bought = [(0, i, i, 5.0) for i in range(8)]
+    log = happens(world, who, [*bought, (0, 3, 99, 5.0)], again=True)
+    assert log.weight.tolist() == pytest.approx([5.0] * 9)
+    assert log.count[8] > 1 and log.item[8, 0] == 3
+    own, recent = NUMBERS.index("own"), NUMBERS.index("own_recent")
+    assert log.numbers[8, 0, own] == 1 and log.numbers[8, 0, recent] == pytest.approx(1 / (1 + 4 / 3))
+    others = log.item[8, 1 : log.count[8]].tolist()
+    assert log.numbers[8, 1 : log.count[8], own].tolist() == [float(i < 8) for i in others]
+    assert any(i < 8 for i in others)  # and with the user's other items it is compared
+    assert list(remembered(who)) == [0, 1, 2, 4, 5, 6, 7, 3]
+
+
+def test_own_items_are_offered_where_they_may_come_again() -> None:
+    """Then `refresh` ranks the latest items of the user, too, where they may be shown."""
+    world, who = ranked(1), users(1, 20)
+    who.items[0, :8], who.length[0] = np.arange(8), 8
+    sizes = [30, len(world.view.pool) + MOST_CANDIDATES + WINDOW]
+    lists = []
+    for excluded in (True, False):
+        items, scores, count = (np.full((1, max(sizes)), -1, np.int32), np.zeros((1, max(sizes)), f32),
+                                np.zeros(1, np.int32))  # fmt: skip
+        refresh(world.view, who, np.zeros(1, np.int32), np.ones(1, np.uint8), excluded, world.scratch,
+                items, scores, count)  # fmt: skip
+        lists.append(items[0, : count[0]].tolist())
+    without, everything = lists
+    assert len(set(everything)) == len(everything)
+    assert not set(without) & set(range(8))
+    assert set(everything) == set(without) | {i for i in range(8) if world.items.servable[i]}
+
+
+def test_a_basket_is_described_as_of_before_it() -> None:
+    """No item of an event sees the others: the list that the event answers was made before it."""
+    world = ranked(0)
+    before = [(0, 1, 1, 1.0), (0, 2, 2, 1.0)]
+    basket = [(0, i, 4_000, 1.0) for i in (5, 6, 7)]
+    log = happens(world, users(room=20), [*before, *basket], baskets=[0, 1, 2, 2, 2])
+    assert log.length.tolist() == [0, 1, 2, 2, 2] and log.gap[2:].tolist() == [3, 3, 3]
+    assert log.history[4, -4:].tolist() == [1, 2, 5, 6]  # links are learned from all of it
+    for e in (2, 3, 4):
+        alone = happens(world, users(room=20), [*before, basket[e - 2]], baskets=[0, 1, 2])
+        if e == 2:
+            assert (log.numbers[e] == alone.numbers[2]).all()
+        if log.count[e] > 1:
+            assert log.numbers[e, 0] == pytest.approx(alone.numbers[2, 0])
 
 
 def test_feedback_of_weight_zero_only_moves_the_clock() -> None:

@@ -13,7 +13,15 @@ from pruning.artefact import Artefact
 from stream_app.events import Event
 from stream_app.model.candidates import Scratch, new_scratch
 from stream_app.model.examples import ExampleBatch
-from stream_app.model.features import CLIP, N_NUMBERS, NUMBER_TOKENS, TOKEN_VALUE
+from stream_app.model.features import (
+    CLIP,
+    LIST_NUMBER,
+    LIST_TOKEN,
+    LIST_TOKENS,
+    N_NUMBERS,
+    NUMBER_TOKENS,
+    TOKEN_VALUE,
+)
 from stream_app.model.item_index import USER_TOKENS, ItemIndex, user_tokens
 from stream_app.model.learning import Learner, ranker_step
 from stream_app.model.release import Overlay
@@ -37,20 +45,24 @@ def cross_oracle(user: int, item: int) -> int:
 
 def features_oracle(
     raw: Sequence[float], tokens: Sequence[int], user: Sequence[int], bucket: int, gap: int,
-    mean: Sequence[float], inv_std: Sequence[float],
+    mean: Sequence[float], inv_std: Sequence[float], measures: Mapping[int, float] | None = None, *,
+    listed: bool = False,
 ) -> dict[int, float]:  # fmt: skip
-    """features(candidate): token → value, as the module's docstring says."""
-    x: dict[int, float] = {}
+    """features(candidate): token → value, as the module's docstring says; `listed` as in a list shown."""
+    number_tokens, of_number, of_token = NUMBER_TOKENS, 1.0, 1.0
+    if listed:
+        number_tokens, of_number, of_token = LIST_TOKENS, float(LIST_NUMBER), float(LIST_TOKEN)
+    x = {key: of_token * value for key, value in (measures or {}).items()}
     for f in range(N_NUMBERS):
         value = min(CLIP, max(-CLIP, (raw[f] - mean[f]) * inv_std[f]))
         for column in (0, 1 + bucket, 1 + LENGTH_BUCKETS + gap):
-            x[int(NUMBER_TOKENS[f, column])] = value
+            x[int(number_tokens[f, column])] = of_number * value
     for t in tokens:
-        x[t] = x.get(t, 0.0) + float(TOKEN_VALUE)
+        x[t] = x.get(t, 0.0) + of_token * float(TOKEN_VALUE)
         for g in user:
             if g and (t != tokens[0] or g != user[0]):  # never user × item
                 key = cross_oracle(g, t)
-                x[key] = x.get(key, 0.0) + float(TOKEN_VALUE)
+                x[key] = x.get(key, 0.0) + of_token * float(TOKEN_VALUE)
     return x
 
 
@@ -68,12 +80,18 @@ class Ranked:
         """The tokens of an item."""
         return [int(self.items.vocabulary[v]) for v in self.items.tokens[i] if v >= 0]
 
-    def score(self, i: int, raw: Sequence[float], bucket: int, gap: int) -> float:
+    def measures(self, i: int) -> dict[int, float]:
+        """What is measured of an item, by token."""
+        measured = zip(self.view.measure_tokens.tolist(), self.view.measures[i].tolist(), strict=True)
+        return {key: value for key, value in measured if key}
+
+    def score(self, i: int, raw: Sequence[float], bucket: int, gap: int, *, listed: bool = False) -> float:
         """Σ weight · value over the features of a candidate."""
         w = self.view.weights
         x = features_oracle(
-            raw, self.tokens(i), self.user.tolist(), bucket, gap, w.mean.tolist(), w.inv_std.tolist()
-        )
+            raw, self.tokens(i), self.user.tolist(), bucket, gap, w.mean.tolist(), w.inv_std.tolist(),
+            self.measures(i), listed=listed,
+        )  # fmt: skip
         return sum(self.weights.get(key, 0.0) * value for key, value in x.items())
 
 
@@ -92,7 +110,8 @@ def ranked(seed: int, n: int = 30, *, fresh_share: float = 0.3) -> Ranked:
     known = user_tokens("u", {"age": 33, "country": "SE", "tags": ["x", "y"]})
     user[: len(known)] = known
     item_keys = {int(k) for k in items.vocabulary if k}
-    keys = item_keys | {int(k) for k in NUMBER_TOKENS.ravel()}
+    keys = item_keys | {int(k) for k in (*NUMBER_TOKENS.ravel(), *LIST_TOKENS.ravel())}
+    keys |= {int(k) for k in items.measured.tokens if k}
     keys |= {cross_oracle(int(g), k) for g in known for k in item_keys}
     chosen = np.array(sorted(k for k in keys if rng.random() < 0.8), np.uint64)
     values = rng.normal(0, 1, len(chosen)).astype(np.float32)
@@ -120,7 +139,8 @@ def ranked(seed: int, n: int = 30, *, fresh_share: float = 0.3) -> Ranked:
     view = View(
         learned=False, graph=new_covisits(1, 1), neighbours=near, stats=stats,
         weights=bare_weights(Artefact.build(snapshot, None, Float32()), fresh, mean, inv_std),
-        item_tokens=items.tokens, vocabulary=items.vocabulary, servable=items.servable,
+        item_tokens=items.tokens, vocabulary=items.vocabulary, measures=items.measures,
+        measure_tokens=items.measured.tokens, servable=items.servable,
         pool=rng.choice(n, 5, replace=False).astype(np.int32), step=150, moves=NO_MOVES,
     )  # fmt: skip
     return Ranked(items, make_view(view), weights, user, new_scratch(items.capacity, len(items.vocabulary)))
