@@ -42,6 +42,7 @@ DOCS = ROOT / "docs" / "quality.md"
 Keys = NDArray[np.uint64]
 K = 10
 WHOLE = "nothing"
+TITLES = {"movielens_100k": "MovieLens", "shop": "shop", "ranklens": "RankLens shown lists"}
 SHOP_EVENTS = 20_000
 RANKLENS_RECORDS = 20_000  # with 2,810 lists; all of them would take as long as MovieLens
 
@@ -321,7 +322,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     titles: list[str] = []
     for name, result in results.items():
         whole = result["without"][WHOLE]
-        titles += [f"{name} {key}" for key in (f"recall@{K}", f"ndcg@{K}") if key in whole] + ["difference"]
+        titles += [f"{TITLES[name]} {key}" for key in (f"recall@{K}", f"ndcg@{K}") if key in whole] + [
+            "difference"
+        ]
     lines = [f"|  | left out | {' | '.join(titles)} |", "|---|---|" + "---:|" * len(titles)]
     kinds = {row: found["kind"] for result in results.values() for row, found in result["without"].items()}
     for row, kind in sorted(

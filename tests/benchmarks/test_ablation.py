@@ -105,7 +105,10 @@ def test_what_the_data_does_not_have_is_not_run() -> None:
         rows["trends"]["ndcg@10"] - rows[WHOLE]["ndcg@10"], abs=2e-6
     )
     text = markdown(
-        {"views": result, "shop": {"without": {**rows, "more": {**rows["trends"], "kind": "tokens"}}}}
+        {
+            "movielens_100k": result,
+            "shop": {"without": {**rows, "more": {**rows["trends"], "kind": "tokens"}}},
+        }
     )
     assert "| tokens | more | – | – | – |" in text
 
