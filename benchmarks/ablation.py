@@ -31,7 +31,7 @@ from stream_app.evaluation.plan import Plan, Record, make_plan
 from stream_app.events import Item, User
 from stream_app.formats import read
 from stream_app.model.examples import ExampleBatch
-from stream_app.model.features import NUMBER_TOKENS, NUMBERS, field_names
+from stream_app.model.features import LIST_TOKENS, NUMBER_TOKENS, NUMBERS, field_names
 from stream_app.model.learning import Learner, touched_since
 from stream_app.online import OnlineRecommender
 from stream_app.simulator import Shop
@@ -72,7 +72,7 @@ NUMBER_GROUPS: Mapping[str, tuple[str, ...]] = {
     "what the user took and left of offers": ("taste", "taste_category", "offered", "taken"),
     "place in a shown list": ("position",),
 }
-NUMBER_TABLES = (NUMBER_TOKENS,)  # features of each number: one for all, then those by context
+NUMBER_TABLES = (NUMBER_TOKENS, LIST_TOKENS)  # features of each number: one for all, then those by context
 CONTEXT = "weights by length of history and time gap"
 
 

@@ -322,10 +322,16 @@ class Learner:
     def _watch(
         self, batch: ExampleBatch, part: slice, p: NDArray[np.float64], labels: NDArray[np.float32]
     ) -> None:
-        """Tell the drift alarm what was predicted, `p`, of the pairs with these `labels`."""
+        """Tell the drift alarm what was predicted, `p`, of the pairs with these `labels`.
+
+        A choice out of a list counts once, among the list: that it is preferred to what was not on the screen
+        is easily predicted, whatever people like.
+        """
         ranked = np.flatnonzero(batch.is_ranked[part])
         losses = example_losses(p, labels, batch.count[part][ranked].astype(np.int64) - 1)
-        for at in self.drift.update(losses):
+        telling = batch.kind[part][ranked] != PREFERRED
+        ranked = ranked[telling]
+        for at in self.drift.update(losses[telling]):
             self.drifted = (self.step - len(batch.length[part]) + int(ranked[at]) + 1,
                             int(batch.times_ms[part][ranked[at]]))  # fmt: skip
 
