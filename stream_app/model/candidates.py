@@ -46,6 +46,7 @@ class Scratch(NamedTuple):
     own_place: NDArray[np.int32]  # (n,) its place there, from the latest on
     token_mark: NDArray[np.int32]  # (v,) epoch in which the token was met in the history
     token_count: NDArray[np.float32]  # (v,) how often
+    token_late: NDArray[np.float32]  # (v,) the same, the latest items counting most
     taste_mark: NDArray[np.int32]  # (v,) epoch in which the token was met in what the user was offered
     taste_shown: NDArray[np.float32]  # (v,) how often
     taste: NDArray[np.float32]  # (v,) how many of those the user took beyond what was to be expected
@@ -77,6 +78,7 @@ def new_scratch(n: int, v: int) -> Scratch:
         own_place=np.zeros(n, np.int32),
         token_mark=np.full(v, -1, np.int32),
         token_count=np.zeros(v, np.float32),
+        token_late=np.zeros(v, np.float32),
         taste_mark=np.full(v, -1, np.int32),
         taste_shown=np.zeros(v, np.float32),
         taste=np.zeros(v, np.float32),

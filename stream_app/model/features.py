@@ -52,6 +52,7 @@ NUMBERS = (
     "readiness",  # share of what the user was offered that was taken: the same for all candidates
     "own",  # whether the user has chosen it before
     "own_recent",  # how recently so: 1 for the latest item, 1/2 for that three items before it; 0 if not own
+    "affinity_late",  # share of the candidate's tokens in the history, its latest items counting most
 )
 POSITION = NUMBERS.index("position")
 READINESS = NUMBERS.index("readiness")
@@ -63,6 +64,7 @@ GAP_BUCKETS = 4  # time since the user's last event: < 1 s, < 60 s, < 1 h, longe
 SUPPORTS = np.log1p(np.arange(WINDOW + 1)).astype(np.float32)  # (WINDOW + 1,) by how many items point
 N_WEIGHTS = 1 + LENGTH_BUCKETS + GAP_BUCKETS  # weights per number
 CATEGORY = np.uint64(field_id("category"))
+LATE = np.float32(0.7)  # what an item of the history counts less there than the next more recent one
 TASTE_PRIOR = 8.0  # offers as expected that each token starts with
 CLIP = 6.0  # of a standardised number
 USUAL_READINESS = np.float32(math.log(READY_PRIOR[0] / READY_PRIOR[1]))  # of a user who was offered nothing
@@ -149,17 +151,20 @@ def field_names(item_fields: list[str], user_fields: list[str]) -> dict[int, str
 
 @nb.njit(cache=True, nogil=True)
 def _count_tokens(history, item_tokens, scratch):  # type: ignore[no-untyped-def]
-    """Count in how many items of the history each token stands, their own tokens left out."""
+    """Count in how many items of the history each token stands, their own tokens left out, and how late."""
     token_mark, token_count, epoch = scratch.token_mark, scratch.token_count, scratch.epoch[0]
-    for x in range(len(history)):
+    token_late, weight = scratch.token_late, np.float32(1.0)
+    for x in range(len(history) - 1, -1, -1):
         for t in range(1, ITEM_TOKENS):
             key = item_tokens[history[x], t]
             if key < 0:
                 break
             if token_mark[key] != epoch:
                 token_mark[key] = epoch
-                token_count[key] = 0.0
+                token_count[key] = token_late[key] = 0.0
             token_count[key] += 1.0
+            token_late[key] += weight
+        weight *= LATE
 
 
 @nb.njit(cache=True, nogil=True)
@@ -221,6 +226,7 @@ def describe(candidates, history, view, scratch, out):  # type: ignore[no-untype
     token_mark, token_count, own_mark, own_place = (
         scratch.token_mark, scratch.token_count, scratch.own_mark, scratch.own_place
     )  # fmt: skip
+    token_late = scratch.token_late
     rate, offer_mark, offer_taken = stats.rate, scratch.offer_mark, scratch.offer_taken
     taste_mark, taste_shown, taste = scratch.taste_mark, scratch.taste_shown, scratch.taste
     has_taste, measures, slope = scratch.recalled[0] == epoch, view.measures, scratch.slope
@@ -244,7 +250,7 @@ def describe(candidates, history, view, scratch, out):  # type: ignore[no-untype
             _move(moves, i, stats, step)
         out[c, 5], out[c, 6], out[c, 7] = moves[i, 1], moves[i, 2], moves[i, 3]
         out[c, 8], out[c, 9], out[c, 10] = moves[i, by_length], moves[i, 4], moves[i, 5]
-        fit, n = np.float32(0.0), 0
+        fit, late, n = np.float32(0.0), np.float32(0.0), 0
         liking, liking_category, n_categories = np.float32(0.0), np.float32(0.0), 0
         for t in range(1, ITEM_TOKENS):
             key = item_tokens[i, t]
@@ -252,6 +258,7 @@ def describe(candidates, history, view, scratch, out):  # type: ignore[no-untype
                 break
             if token_mark[key] == epoch:
                 fit += token_count[key]
+                late += token_late[key]
             n += 1
             if has_taste:
                 liked = np.float32(0.0)
@@ -270,6 +277,7 @@ def describe(candidates, history, view, scratch, out):  # type: ignore[no-untype
         out[c, 16] = 0.0
         out[c, 17] = liking_category / np.float32(n_categories) if n_categories > 0 else np.float32(0.0)
         out[c, 18] = _along(slope, measures[i]) if has_taste else np.float32(0.0)
+        out[c, 22] = late * (np.float32(1.0) - LATE) / np.float32(n) if n > 0 else np.float32(0.0)
         out[c, 20], out[c, 21] = _own(own_mark, own_place, i, epoch)
         out[c, 19] = scratch.readiness[0] if has_taste else USUAL_READINESS
 

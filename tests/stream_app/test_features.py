@@ -77,9 +77,25 @@ def numbers_oracle(world: Ranked, history: list[int], i: int) -> list[float]:
     recent = history[-WINDOW:]
     shared = sum(t in world.tokens(j)[1:] for t in mine for j in recent)
     out.append(shared / (len(mine) * len(recent)) if mine and recent else 0.0)
+    weights = [0.7**d for d in range(len(recent))]
+    late = sum(
+        w * (t in world.tokens(j)[1:]) for t in mine for w, j in zip(weights, recent[::-1], strict=True)
+    )
     own = [1.0, 1 / (1 + recent[::-1].index(i) / 3)] if i in recent else [0.0, 0.0]
     # nobody was offered anything
-    return [*out, float(stats.rate[i]), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, float(USUAL_READINESS), *own]
+    return [
+        *out,
+        float(stats.rate[i]),
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        float(USUAL_READINESS),
+        *own,
+        0.3 * late / max(len(mine), 1),
+    ]
 
 
 @pytest.mark.parametrize("length", [0, 1, 5, 25])
