@@ -67,9 +67,17 @@ NUMBER_GROUPS: Mapping[str, tuple[str, ...]] = {
     "trends": ("trend_fast", "trend_slow"),
     "popularity": ("popularity", "by_length"),
     "age and idle time": ("idle", "age"),
-    "categories shared with the history": ("affinity",),
+    "categories shared with the history": ("affinity", "affinity_late"),
     "rate at which it is taken": ("rate",),
-    "what the user took and left of offers": ("taste", "taste_category", "offered", "taken"),
+    "what the user took and left of offers": (
+        "taste",
+        "taste_category",
+        "offered",
+        "taken",
+        "slope",
+        "readiness",
+    ),
+    "whether the user chose it before": ("own", "own_recent"),
     "place in a shown list": ("position",),
 }
 NUMBER_TABLES = (NUMBER_TOKENS, LIST_TOKENS)  # features of each number: one for all, then those by context
