@@ -14,7 +14,8 @@ from stream_app.model.release import Overlay, Release
 from stream_app.model.releasing import ReleaseCycle
 from stream_app.online import default_agent
 from stream_app.recommender import Recommender
-from stream_app.store import Store, lists_json
+from stream_app.served_json import lists_json
+from stream_app.store import Store
 
 OVERLAY_EVERY = 10_000  # events between two overlays: a second of a busy shop
 

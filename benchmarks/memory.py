@@ -22,9 +22,11 @@ from benchmarks.churn import Churn
 from benchmarks.core import Core
 from stream_app.config import load_settings
 from stream_app.embedded import EmbeddedRedis
+from stream_app.keys import escape
 from stream_app.model.user_table import MOST_DESCRIBED
 from stream_app.recommender import Lists
-from stream_app.store import Store, escape, lists_json
+from stream_app.served_json import lists_json
+from stream_app.store import Store
 
 PICTURE = Path(__file__).parents[1] / "docs" / "memory.png"
 EVENTS = 1_000_000

@@ -25,9 +25,10 @@ from benchmarks.pipeline import Role
 from benchmarks.workload import START_S, preload, shop_events
 from stream_app.embedded import EmbeddedRedis
 from stream_app.events import Event, User, decode_event, encode_user
+from stream_app.fencing import Effects, TriggerWrites
 from stream_app.recommender import Recommender
 from stream_app.simulator import Shop
-from stream_app.store import Effects, Store, TriggerWrites
+from stream_app.store import Store
 from stream_app.triggers.engine import TriggerEngine
 from stream_app.triggers.rules_file import builtin_rules
 from tests.servers import KafkaServer

@@ -15,7 +15,7 @@ from stream_app.events.dead_letters import Rejected
 from stream_app.firing import Firing, Task, users_of_messages
 from stream_app.ownership import Held
 from stream_app.recommender import Lists, Outcome, Recommender, Share
-from stream_app.store import lists_json
+from stream_app.served_json import lists_json
 from stream_app.transport import OutMessage
 from stream_app.triggers.engine import Look
 

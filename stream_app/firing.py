@@ -20,9 +20,10 @@ from typing import TypeVar
 
 from stream_app.errors import StoreError
 from stream_app.events import Item, Tombstone
+from stream_app.fencing import TriggerWrites
 from stream_app.lookout import Lookout
 from stream_app.recommender import Lists, Recommender
-from stream_app.store import Store, TriggerWrites
+from stream_app.store import Store
 from stream_app.telemetry import Metrics
 from stream_app.transport import OutMessage
 from stream_app.triggers.deciding import Decision

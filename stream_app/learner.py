@@ -32,7 +32,7 @@ from stream_app.model.ranker import FTRLClassifier
 from stream_app.model.releasing import Published, ReleaseCycle
 from stream_app.model.served_model import NO_ITEMS
 from stream_app.online import default_agent
-from stream_app.store import shared_list_json
+from stream_app.served_json import shared_list_json
 from stream_app.telemetry import Metrics
 from stream_app.transport import Connection, LogReader, ensure_topics
 from stream_app.withdrawal import Withdrawal

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stream_app.errors import OffsetError
-from stream_app.store import Fence, Store
+from stream_app.fencing import Fence
+from stream_app.store import Store
 from stream_app.transport import Bounds, EventSource
 
 

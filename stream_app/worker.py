@@ -38,6 +38,7 @@ from stream_app.errors import (
 )
 from stream_app.events import Message, Tombstone, decode_item, decode_user
 from stream_app.failpoints import failpoint
+from stream_app.fencing import Effects, Fence, TriggerWrites
 from stream_app.firing import Firing, Task, count_decisions, fitting
 from stream_app.lists.exploring import Exploration
 from stream_app.lists.rules import RulesFile
@@ -46,7 +47,7 @@ from stream_app.model.release import Overlay, Release
 from stream_app.model.user_table import tail_of
 from stream_app.ownership import Held, Ownership
 from stream_app.recommender import Recommender
-from stream_app.store import Effects, Fence, Store, TriggerWrites
+from stream_app.store import Store
 from stream_app.telemetry import Metrics
 from stream_app.transport import Connection, EventSource, LogReader, OutMessage, Sender, ensure_topics
 from stream_app.triggers.engine import TriggerEngine

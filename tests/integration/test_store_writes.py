@@ -9,7 +9,9 @@ from redis.connection import PythonRespSerializer
 
 from stream_app.embedded import EmbeddedRedis
 from stream_app.errors import StoreError
-from stream_app.store import MOST_UNPACKED, Effects, Store, TriggerWrites, set_command
+from stream_app.fencing import MOST_UNPACKED, Effects, TriggerWrites
+from stream_app.redis_commands import set_command
+from stream_app.store import Store
 
 
 @given(key=st.text(max_size=10), value=st.binary(max_size=20), ttl=st.integers(1, 10**9))

@@ -18,7 +18,7 @@ from stream_app.model.item_index import ItemIndex
 from stream_app.model.learning import Learner
 from stream_app.online import OnlineRecommender
 from stream_app.recommender import Recommender
-from stream_app.store import lists_json
+from stream_app.served_json import lists_json
 from tests.stream_app.worlds import Pair, feed, random_events, view_event
 
 N = 12

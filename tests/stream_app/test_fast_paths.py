@@ -13,8 +13,8 @@ from stream_app.model.item_index import ItemIndex
 from stream_app.model.retrieval import _find
 from stream_app.model.user_table import UserTable
 from stream_app.recommender import Lists, Recommender
+from stream_app.served_json import list_json, lists_json
 from stream_app.simulator import Shop
-from stream_app.store import list_json, lists_json
 
 ids = st.text(min_size=1, max_size=8)
 scores = st.floats(-50, 50, width=32)

@@ -11,10 +11,10 @@ import pytest
 from stream_app.config import Settings
 from stream_app.errors import ConfigError
 from stream_app.events import Event, Item, User
+from stream_app.fencing import TriggerWrites
 from stream_app.firing import GRACE_MS, LONGEST_TURN_MS, Firing, count_decisions, users_of_messages
 from stream_app.lookout import Lookout
 from stream_app.recommender import Recommender
-from stream_app.store import TriggerWrites
 from stream_app.telemetry import Metrics
 from stream_app.triggers.engine import Look, TriggerEngine
 from stream_app.triggers.memory import NEVER_MS

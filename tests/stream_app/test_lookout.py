@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from stream_app.applying import Part
 from stream_app.config import Settings
 from stream_app.events import Event, User, encode_event
+from stream_app.fencing import Fence
 from stream_app.lookout import Lookout
 from stream_app.model.item_index import ItemIndex
 from stream_app.model.user_table import UserTable
 from stream_app.ownership import Held
-from stream_app.store import Fence
 from stream_app.triggers.deciding import Decision
 from stream_app.triggers.engine import LATE_MS, TriggerEngine
 from stream_app.triggers.memory import unpack_memory

@@ -12,7 +12,7 @@ from stream_app.evaluation.off_policy import LoggedPlace, ips, logged_places, sn
 from stream_app.events import Event, Item
 from stream_app.lists.exploring import Exploration
 from stream_app.recommender import Recommender
-from stream_app.store import lists_json
+from stream_app.served_json import lists_json
 from tests.stream_app.worlds import feed, view_event
 
 ACTIONS = 6

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from stream_app.embedded import EmbeddedRedis
 from stream_app.errors import ConfigError, StoreError
+from stream_app.keys import Keys, escape
 from stream_app.recommender import Offered
-from stream_app.store import Keys, Store, escape, list_json, shared_list_json
+from stream_app.served_json import list_json, shared_list_json
+from stream_app.store import Store
 
 DAY = 86_400
 HOSTILE = [

@@ -15,7 +15,8 @@ from stream_app.lists.rules import parse_rules
 from stream_app.lists.shared import SharedLists
 from stream_app.online import OnlineRecommender
 from stream_app.recommender import Offered
-from stream_app.store import Store, list_json, shared_list_json
+from stream_app.served_json import list_json, shared_list_json
+from stream_app.store import Store
 from stream_app.withdrawal import Withdrawal
 
 

@@ -14,8 +14,8 @@ from aiokafka.structs import ConsumerRecord
 
 from stream_app.config import Settings
 from stream_app.events import Event, encode_event
+from stream_app.fencing import Effects, Fence
 from stream_app.ownership import Held
-from stream_app.store import Effects, Fence
 from stream_app.worker import Worker
 
 
