@@ -139,8 +139,8 @@ def field_names(item_fields: list[str], user_fields: list[str]) -> dict[int, str
     """The readable names of fields and of their crosses, by field number.
 
     >>> names = field_names(["item", "category"], ["user", "age"])
-    >>> sorted(names.values())[:3]
-    ['affinity', 'age', 'age × category']
+    >>> sorted(names.values())[:4]
+    ['affinity', 'affinity_late', 'age', 'age × category']
     """
     names = {field_id(name): name for name in (*NUMBERS, *item_fields, *user_fields)}
     for a in user_fields:

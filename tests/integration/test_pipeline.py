@@ -20,7 +20,7 @@ from stream_app.events.records import Item
 from stream_app.formats import read
 from stream_app.model.item_index import item_key
 from tests.integration.harness import Deployment, Message, Role
-from tests.integration.verifier import Expected, check_users, recompute
+from tests.integration.verifier import Expected, check_users, read_examples, recompute
 
 K = 20
 EVENTS = 14_000  # of the stream's 55,925; all of it takes a minute
@@ -95,7 +95,7 @@ def ranklens(deploy: Callable[..., Deployment], redis_server: EmbeddedRedis, dat
     )
     system.send_events((e.user_id.encode(), encode_event(e)) for e in events[WARM:])
     system.until_consumed(within_s=120)
-    learned = len(recompute(system.ledger, system.settings).learnable)
+    learned = len(read_examples(system))
     system.until(lambda: learner.metric("examples") == learned, f"{learned} examples are learned")
 
     users = sorted({e.user_id for e in events})
