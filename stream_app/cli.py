@@ -22,6 +22,7 @@ T = TypeVar("T")
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # importing rich takes longer than all else that --help does
     pretty_exceptions_enable=False,
     help="Streaming recommendations: Kafka events in, pruned and proven recommendations out.",
 )
@@ -67,7 +68,10 @@ def demo(
     serve: Annotated[bool, typer.Option("--serve", help="go on afterwards, until Ctrl-C")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the whole system here with a simulated shop, and show what became of its events."""
+    """See the whole system at work here, with a simulated shop.
+
+    Shows what became of its events: lists before and after clicks, releases, messages.
+    """
     from rich.console import Console
 
     from stream_app.demo import Demo
@@ -184,7 +188,10 @@ def evaluate(
     plot: Annotated[Path | None, typer.Option(help="draw the curves into this PNG")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """How good are the recommendations on a file of events? Test, then learn, baselines beside ours."""
+    """How good are recommendations on a file of events?
+
+    Test, then learn; baselines beside ours.
+    """
     from stream_app.evaluation.judging import evaluate_file
     from stream_app.evaluation.pictures import check_picture
 
@@ -319,7 +326,10 @@ def erase(user: Annotated[str, typer.Argument(help="whose data is to go")]) -> N
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Check this deployment: settings, Kafka and its topics, Redis, the model."""
+    """Check this deployment.
+
+    Settings, Kafka and its topics, Redis, the model.
+    """
     from stream_app.diagnosis import diagnose
 
     findings = run(diagnose())
@@ -405,7 +415,10 @@ def dry_run(
     amount: Annotated[float, typer.Option(min=0, max=0.999, help="share of the weights to leave out")] = 0.8,
     as_json: AsJson = False,
 ) -> None:
-    """What pruning a saved model would leave out, by field, and what that is predicted to cost."""
+    """What pruning a saved model would leave out, by field.
+
+    And what that is predicted to cost.
+    """
     import dataclasses
 
     from stream_app.config import load_settings
@@ -444,7 +457,10 @@ def size_curve(
     plot: Annotated[Path | None, typer.Option(help="draw the curve into this PNG")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Size against quality on a file of events: learn the first 80 %, judge prunings on the rest."""
+    """Size against quality on a file of events.
+
+    Learns the first 80 %, and judges prunings on the rest.
+    """
     import dataclasses
 
     from stream_app.prune_reports import size_quality_curve

@@ -55,7 +55,10 @@ def preview_rules(
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """What would these rules have sent? Replays a history and sends nothing."""
+    """What would these rules have sent?
+
+    Replays a history and sends nothing.
+    """
     import time
 
     from stream_app.config import load_settings
@@ -136,7 +139,10 @@ def report(
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
-    """What triggers brought: who bought after them, beside who was held out."""
+    """What triggers brought.
+
+    Who bought after them, beside who was held out.
+    """
     from stream_app.effect_reading import read_files, read_topics
     from stream_app.triggers.effect import EffectTally
     from stream_app.triggers.rules_file import parse_duration
