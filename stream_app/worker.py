@@ -317,8 +317,9 @@ class Worker(Service):
 
     def _effects_of_lists(self, lists: Sequence[tuple[str, bytes]]) -> list[Effects]:
         """What Redis has to hold after lists were made again beside a batch."""
-        made, found = dict(lists), []
-        for partition, user_ids in self.recommender.users.by_partition(made).items():
+        users, made, found = self.recommender.users, dict(lists), []
+        there = [user_id for user_id in made if user_id in users]  # not those of a partition just lost
+        for partition, user_ids in users.by_partition(there).items():
             held = self._ownership.held(partition)
             if held is not None:
                 found.append(Effects(held.fence, [(user_id, made[user_id]) for user_id in user_ids]))

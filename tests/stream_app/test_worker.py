@@ -190,6 +190,24 @@ async def test_a_few_lists_are_made_again_together_with_a_batch(monkeypatch: pyt
     assert log.steps == ["load ", "send", "write a", "written a"]
 
 
+async def test_lists_of_a_partition_that_is_lost_meanwhile_are_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A write that is refused while lists are made beside the next batch takes its users out of it."""
+    worker, log = make_worker(monkeypatch, [batch(3, ("b", "i"), partition=1), batch(0, ("a", "i"))])
+    await worker.step()
+    worker.store.taken.add(1)  # type: ignore[attr-defined]  # the one in memory
+    worker._outdate(is_urgent=False)
+    second = asyncio.create_task(worker.step())
+    while "load a" not in log.steps or worker.recommender.users.offset_of("a") < 0:
+        await asyncio.sleep(0)
+    log.gate.set()
+    await second
+    await worker._settle()
+    assert log.lists == ["b", "a"] and "b" not in worker.recommender.users
+    assert worker._ownership.held(0) is not None and worker._ownership.held(1) is None
+
+
 async def test_lists_wait_while_batches_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind on events, lists of a release that may still be served wait; after a rollback they do not."""
     for is_urgent in (False, True):
