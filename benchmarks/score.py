@@ -31,7 +31,7 @@ from pruning import (
     select_fields,
     snapshot,
 )
-from stream_app.model.candidates import new_scratch, start_user
+from stream_app.model.candidates import MOST_OFFERS, new_scratch, start_user
 from stream_app.model.features import GAP_BUCKETS, N_NUMBERS
 from stream_app.model.item_index import ITEM_TOKENS, USER_TOKENS
 from stream_app.model.measures import MEASURES
@@ -39,7 +39,6 @@ from stream_app.model.ranker import FTRLClassifier
 from stream_app.model.retrieval import LENGTH_BUCKETS, Neighbours, new_covisits, new_stats
 from stream_app.model.scoring import Users, View, refresh, score, sum_item_tokens
 from stream_app.model.served_model import NO_MOVES, FreshWeights, bare_weights, make_view
-from stream_app.model.user_table import OFFERS
 
 FEATURES = 28
 WEIGHTS = (10_000, 100_000, 1_000_000)
@@ -145,8 +144,8 @@ def world(items: int, seed: int = 0) -> tuple[View, Users]:
     of_users[:, :6] = random.integers(1 << 49, 1 << 62, (LISTS, 6)).astype(np.uint64)
     users = Users(
         items=history, best=np.zeros(history.shape, np.uint8), length=np.full(LISTS, HISTORY, np.int32),
-        last_ms=np.zeros(LISTS, np.int64), tokens=of_users, offered=np.zeros((LISTS, OFFERS), np.int32),
-        taken=np.zeros((LISTS, OFFERS), np.uint8), offers=np.zeros(LISTS, np.int32),
+        last_ms=np.zeros(LISTS, np.int64), tokens=of_users, offered=np.zeros((LISTS, MOST_OFFERS), np.int32),
+        taken=np.zeros((LISTS, MOST_OFFERS), np.uint8), offers=np.zeros(LISTS, np.int32),
         request=np.zeros(LISTS, np.uint64), listed=np.zeros(LISTS, np.int32),
         listed_gap=np.zeros(LISTS, np.uint8),
     )  # fmt: skip

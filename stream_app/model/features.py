@@ -223,10 +223,8 @@ def describe(candidates, history, view, scratch, out):  # type: ignore[no-untype
     h, epoch = min(len(history), WINDOW), scratch.epoch[0]
     total, item_tokens, vocabulary = scratch.total, view.item_tokens, view.vocabulary
     stats, step, moves = view.stats, view.step, view.moves
-    token_mark, token_count, own_mark, own_place = (
-        scratch.token_mark, scratch.token_count, scratch.own_mark, scratch.own_place
-    )  # fmt: skip
-    token_late = scratch.token_late
+    token_mark, token_count, token_late = scratch.token_mark, scratch.token_count, scratch.token_late
+    own_mark, own_place = scratch.own_mark, scratch.own_place
     rate, offer_mark, offer_taken = stats.rate, scratch.offer_mark, scratch.offer_taken
     taste_mark, taste_shown, taste = scratch.taste_mark, scratch.taste_shown, scratch.taste
     has_taste, measures, slope = scratch.recalled[0] == epoch, view.measures, scratch.slope
@@ -277,9 +275,9 @@ def describe(candidates, history, view, scratch, out):  # type: ignore[no-untype
         out[c, 16] = 0.0
         out[c, 17] = liking_category / np.float32(n_categories) if n_categories > 0 else np.float32(0.0)
         out[c, 18] = _along(slope, measures[i]) if has_taste else np.float32(0.0)
-        out[c, 22] = late * (np.float32(1.0) - LATE) / np.float32(n) if n > 0 else np.float32(0.0)
-        out[c, 20], out[c, 21] = _own(own_mark, own_place, i, epoch)
         out[c, 19] = scratch.readiness[0] if has_taste else USUAL_READINESS
+        out[c, 20], out[c, 21] = _own(own_mark, own_place, i, epoch)
+        out[c, 22] = late * (np.float32(1.0) - LATE) / np.float32(n) if n > 0 else np.float32(0.0)
 
 
 @nb.njit(cache=True, nogil=True, inline="always")

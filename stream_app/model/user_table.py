@@ -40,7 +40,6 @@ from stream_app.model.key_ring import KeyRing
 from stream_app.model.lost_keys import LostKeys
 from stream_app.model.scoring import Users
 
-OFFERS = MOST_OFFERS
 MOST_DESCRIBED = 1_000_000  # users whose description is kept, those described last; 75 bytes each
 _HEAD = struct.Struct("<2sHHHqq")
 _OFFERS = struct.Struct("<QBBH")
@@ -103,8 +102,8 @@ class UserTable:
             length=np.zeros(0, np.int32),
             last_ms=np.zeros(0, np.int64),
             tokens=np.zeros((0, USER_TOKENS), np.uint64),
-            offered=np.zeros((0, OFFERS), np.int32),
-            taken=np.zeros((0, OFFERS), np.uint8),
+            offered=np.zeros((0, MOST_OFFERS), np.int32),
+            taken=np.zeros((0, MOST_OFFERS), np.uint8),
             offers=np.zeros(0, np.int32),
             request=np.zeros(0, np.uint64),
             listed=np.zeros(0, np.int32),

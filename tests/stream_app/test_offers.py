@@ -7,6 +7,7 @@ import pytest
 
 from stream_app.events import Event, EventItem, Item
 from stream_app.model.candidates import (
+    MOST_OFFERS,
     READY_PRIOR,
     SLOPE_PRIOR,
     new_scratch,
@@ -20,7 +21,7 @@ from stream_app.model.item_index import ItemIndex, item_key
 from stream_app.model.learning import Learner
 from stream_app.model.retrieval import RATE_PRIOR, learn_offer, new_stats
 from stream_app.model.scoring import NEGATIVES
-from stream_app.model.user_table import OFFERS, UserTable
+from stream_app.model.user_table import UserTable
 from stream_app.recommender import Recommender
 from tests.stream_app.worlds import feed, view_event
 
@@ -271,8 +272,8 @@ def test_no_user_remembers_more_offers_than_there_is_room() -> None:
     events = [shown(t, "u", "".join(chr(0x100 + 20 * t + n) for n in range(20)), f"r{t}") for t in range(10)]
     feed(recommender, events)
     users, row = recommender.users.users, recommender.users.row("u")
-    assert users.offers[row] == OFFERS and users.listed[row] == 20
-    last = [recommender.items.ids[i] for i in users.offered[row, OFFERS - 20 :]]
+    assert users.offers[row] == MOST_OFFERS and users.listed[row] == 20
+    last = [recommender.items.ids[i] for i in users.offered[row, MOST_OFFERS - 20 :]]
     assert last == [chr(0x100 + 20 * 9 + n) for n in range(20)]
 
 
